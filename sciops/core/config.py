@@ -1,0 +1,107 @@
+"""Class paths: how configuration and data files name classes, without letting a file execute code."""
+
+import dataclasses
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sciops.core.errors import UsageError
+
+T = TypeVar("T")
+
+
+def resolve_class(path: str, trusted: bool = True) -> type:
+    """The class named by `package.module.Class`, or by `file.py:Class` / `module.Class` of the user's own.
+
+    With `trusted=False` (paths found inside data files and checkpoints) only `sciops` classes and classes of
+    modules that the program has already imported are resolved: reading a file never imports new code.
+    """
+    if ":" in path:
+        file, _, name = path.partition(":")
+        if not trusted:
+            raise UsageError(f"class_path '{path}' comes from a file and would execute {file}; import it first.")
+        return _attribute(_load_file(Path(file)), name, path)
+    module_name, _, name = path.rpartition(".")
+    if not module_name:
+        raise UsageError(f"class_path must look like package.module.Class or file.py:Class; got '{path}'.")
+    if module_name not in sys.modules and not trusted and not module_name.startswith("sciops."):
+        raise UsageError(
+            f"class_path '{path}' is named by a data file but its module is not imported; "
+            f"import {module_name} in your program, or name the problem in your own configuration."
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and not (module_name == error.name or module_name.startswith(f"{error.name}.")):
+            raise
+        raise UsageError(f"class_path '{path}': there is no module '{error.name}'.") from None
+    return _attribute(module, name, path)
+
+
+def _attribute(module: Any, name: str, path: str) -> type:
+    found = getattr(module, name, None)
+    if not isinstance(found, type):
+        classes = sorted(n for n, v in vars(module).items() if isinstance(v, type) and not n.startswith("_"))
+        raise UsageError(
+            f"class_path '{path}': module '{module.__name__}' has no class '{name}'; it has {', '.join(classes)}."
+        )
+    return found
+
+
+def _load_file(path: Path) -> Any:
+    if not path.is_file():
+        raise UsageError(f"class_path file {path} does not exist.")
+    name = f"sciops_user_{path.stem}"
+    if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path.resolve()):
+        return sys.modules[name]
+    specification = importlib.util.spec_from_file_location(name, path.resolve())
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module
+    specification.loader.exec_module(module)
+    return module
+
+
+def build(config: dict[str, Any] | str, base: type[T], trusted: bool = True) -> T:
+    """Instantiate `{class_path: …, init_args: {…}}`, checking the class and every argument name."""
+    import inspect
+
+    if isinstance(config, str):
+        config = {"class_path": config}
+    if not isinstance(config, dict) or "class_path" not in config:
+        raise UsageError(f"Expected a mapping with class_path and init_args; got {config!r}.")
+    extra = set(config) - {"class_path", "init_args"}
+    if extra:
+        raise UsageError(
+            f"Unknown key(s) {', '.join(sorted(map(str, extra)))} beside class_path; accepted: class_path, init_args."
+        )
+    cls = resolve_class(config["class_path"], trusted)
+    if not issubclass(cls, base):
+        raise UsageError(f"class_path '{config['class_path']}' is not a {base.__name__}.")
+    arguments = config.get("init_args") or {}
+    parameters = inspect.signature(cls).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        unknown = sorted(set(arguments) - set(parameters))
+        if unknown:
+            raise UsageError(
+                f"{cls.__name__} has no argument '{unknown[0]}'; it accepts {', '.join(parameters) or 'none'}."
+            )
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise UsageError(f"{cls.__name__}: {error}.") from error
+
+
+def spec(instance: Any) -> dict[str, Any]:
+    """The `{class_path, init_args}` that `build` turns back into an equal frozen dataclass."""
+    cls = type(instance)
+    if not dataclasses.is_dataclass(instance):
+        raise UsageError(f"{cls.__name__} must be a frozen dataclass, so that files can name its arguments.")
+    arguments = {f.name: _plain(getattr(instance, f.name)) for f in dataclasses.fields(instance) if f.init}
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value

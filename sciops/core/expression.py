@@ -1,0 +1,62 @@
+"""Formulas as text ("sin(pi*x)*exp(y)") turned into differentiable torch functions, without eval."""
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from sciops.core.errors import UsageError
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    name: getattr(torch, name)
+    for name in ("sin", "cos", "tan", "exp", "log", "sqrt", "tanh", "sinh", "cosh", "abs", "atan")
+}
+CONSTANTS = {"pi": math.pi, "e": math.e}
+_BINARY: dict[type[ast.operator], Callable] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+
+
+def evaluate(expression: str, variables: Mapping[str, Tensor]) -> Tensor:
+    """Value of the expression at the variables; broadcasting like torch. Raises UsageError for anything
+    but + − * / **, numbers, parentheses, the variables, pi, e and the functions in FUNCTIONS."""
+    try:
+        tree = ast.parse(expression, mode="eval")
+    except SyntaxError as error:
+        raise UsageError(f"expression '{expression}' is not a formula: {error.msg}.") from None
+
+    def visit(node: ast.expr) -> Tensor | float:
+        match node:
+            case ast.Constant(value=int() | float() as value) if not isinstance(value, bool):
+                return float(value)
+            case ast.Name(id=name) if name in variables:
+                return variables[name]
+            case ast.Name(id=name) if name in CONSTANTS:
+                return CONSTANTS[name]
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -visit(operand)
+            case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+                return visit(operand)
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+                base, other = visit(left), visit(right)
+                if isinstance(op, ast.Pow) and isinstance(other, float) and other.is_integer():
+                    other = int(other)  # keeps 0**n differentiable
+                return _BINARY[type(op)](base, other)
+            case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
+                return FUNCTIONS[name](torch.as_tensor(visit(argument), dtype=dtype, device=device))
+        raise UsageError(
+            f"expression '{expression}': '{ast.unparse(node)}' is not allowed; use numbers, + - * / **, "
+            f"{', '.join(variables)}, {', '.join(CONSTANTS)} and {', '.join(FUNCTIONS)}."
+        )
+
+    sample = next(iter(variables.values()))
+    dtype, device = sample.dtype, sample.device
+    value = visit(tree.body)
+    return value if isinstance(value, Tensor) else torch.full_like(sample, value)

@@ -1,0 +1,207 @@
+"""The PDE, written once: a residual against a calculus, a law of random cases, a trusted reference."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciops.core.boundary import Boundary
+from sciops.core.calculus import Autodiff, Differential, Spectral, Stencil, Symbol
+from sciops.core.cases import Cases
+from sciops.core.errors import UsageError, ViewMissing
+from sciops.core.field import Field
+from sciops.core.grid import Grid
+from sciops.core.linear import FunctionOperator, LinearOperator
+from sciops.core.solver import Solution, View
+from sciops.core.stencil_operator import StencilOperator, probe_stencil
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One named scalar input or output and the rule by which it moves between grids when it must."""
+
+    name: str
+    interpolation: Literal["nearest", "linear", "cubic", "spectral"] = "cubic"
+
+
+class Problem:
+    """R(u; inputs) = 0 on a box with boundary conditions. Subclasses are frozen dataclasses.
+
+    A subclass gives `ndim`, `inputs`, `outputs`, `boundary`, `residual` and `sample`; everything else follows:
+    the linear system is read off the residual (A v = R(v) − R(0), b = −R(0)), its symbol from the Symbol
+    calculus, the residual metric from the Stencil. Override a view only for speed.
+
+    `linear`: residual affine in u. `constant_coefficient`: the a of −a Δu when it is a number (fast transforms
+    apply). `label_order`: expected order of the reference discretisation, used in its error estimate.
+    """
+
+    ndim: int
+    inputs: tuple[Channel, ...]
+    outputs: tuple[Channel, ...] = (Channel("u"),)
+    boundary: Boundary
+    linear: bool = True
+    constant_coefficient: float | None = None
+    label_order: float = 2.0
+
+    # ---- what a subclass writes
+
+    def residual(self, d: Any, u: Any, c: Any) -> Any:
+        """R(u; c) in the words of the calculus d; u is one array per output channel (a tuple if several)."""
+        raise ViewMissing(f"{type(self).__name__} has data only: it offers no residual.")
+
+    def sample(
+        self,
+        seeds: Sequence[int],
+        grid: Grid,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ) -> Cases:
+        """One random case per seed, on the grid; equal seeds on two grids mean the same functions."""
+        raise ViewMissing(f"{type(self).__name__} has no generator: it offers stored cases only.")
+
+    def reference(self, cases: Cases, tol: float = 1e-10) -> Solution:
+        """Trusted solution on cases.domain; stats carry per-case `residual`, `label_error`, and `label_method`."""
+        raise ViewMissing(f"{type(self).__name__} has no reference solver.")
+
+    def exact(self, cases: Cases, x: Float[Tensor, "n N d"]) -> Float[Tensor, "n c N"] | None:
+        """The solution at points where a closed form exists, else None."""
+        return None
+
+    def formula(self, cases: Cases, x: Float[Tensor, "n N d"]) -> dict[str, Float[Tensor, "n N"]]:
+        """Inputs at points in closed form (differentiable in x), for those channels that have one."""
+        return {}
+
+    def invariants(self) -> dict[str, Callable[[Field], Float[Tensor, "n t"]]]:
+        """Named conserved quantities Q(field); none by default."""
+        return {}
+
+    # ---- what follows
+
+    def views(self) -> set[View]:
+        """What this problem offers to solvers."""
+        offered = {View.DATA}
+        if type(self).residual is not Problem.residual:
+            offered |= {View.RESIDUAL, View.BOUNDARY}
+            if self.linear:
+                offered.add(View.SYSTEM)
+        for view, method in ((View.ENERGY, "energy"), (View.STEP, "step")):
+            if hasattr(self, method):
+                offered.add(view)
+        return offered
+
+    def describe(self) -> str:
+        """First line of the docstring: the equation."""
+        return (type(self).__doc__ or type(self).__name__).strip().splitlines()[0]
+
+    def rebuild(self, cases: Cases, grid: Grid) -> Cases | None:
+        """The same cases made anew on another grid from their seeds; None if there is no generator or seed."""
+        if cases.seeds is None or type(self).sample is Problem.sample or not cases.domain.same_box(grid):
+            return None
+        made = self.sample(cases.seeds.tolist(), grid, cases.dtype, cases.device)
+        return replace(made, ids=cases.ids)
+
+    def stencil(self, cases: Cases) -> Stencil:
+        """The finite-difference calculus on the grid of the cases, with their boundary data."""
+        return Stencil(cases.domain, self.boundary, cases.boundary)
+
+    def residual_on_grid(self, cases: Cases, u: Float[Tensor, "n *s"]) -> Float[Tensor, "n *m"]:
+        """R(u) at the unknowns of the grid, by second-order differences."""
+        d = self.stencil(cases)
+        return d.restrict(self.residual(d, u, cases.values()))
+
+    def residual_at(
+        self,
+        cases: Cases,
+        u: Callable[[Float[Tensor, "n N d"]], Float[Tensor, "n N"]],
+        x: Float[Tensor, "n N d"],
+    ) -> Float[Tensor, "n N"]:
+        """R(u) at scattered points for a function u of the points, by automatic differentiation."""
+        d = Autodiff(x)
+        return self.residual(d, u(d.x), cases.at(d.x))
+
+    def symbol(self, cases: Cases, x: Float[Tensor, "n N d"]) -> Differential:
+        """Coefficients of ∂^α u in the residual at points x (linear problems)."""
+        d = Symbol(x)
+        return self.residual(d, d.u, cases.at(d.x))
+
+    def unknowns(self, grid: Grid, u: Float[Tensor, "n *s"]) -> Float[Tensor, "n *m"]:
+        """Values at the unknowns: all points minus boundary nodes that hold Dirichlet values."""
+        return Stencil(grid, self.boundary).restrict(u)
+
+    def embed(self, cases: Cases, v: Float[Tensor, "n *m"]) -> Float[Tensor, "n *s"]:
+        """Full-grid array from the unknowns, boundary nodes filled with their data."""
+        return self.stencil(cases).embed(v)
+
+    def system(self, cases: Cases) -> tuple[LinearOperator, Float[Tensor, "n *m"]]:
+        """A v = b on the unknowns, read off the residual: A v = R(v) − R(0), b = −R(0).
+
+        Rows are per unit volume (entries ~ 1/h²); Neumann node rows are halved so that A is symmetric. Pure
+        Neumann or periodic problems get `nullspace = "constant"`. Cost: 3^d + 1 residual evaluations.
+        """
+        if View.SYSTEM not in self.views():
+            raise ViewMissing(f"{type(self).__name__} offers no linear system.")
+        d = self.stencil(cases)
+        zero = torch.zeros((len(cases), *d.unknown_shape), dtype=cases.dtype, device=cases.device)
+        weights = d.row_weights(zero)
+        b = -d.restrict(self.residual(d, d.embed(zero), cases.values())) * weights
+        # All cases share one matrix when the coefficient is a number: probe it once.
+        shared = self.constant_coefficient is not None
+        probed = cases[:1] if shared else cases
+        homogeneous = Stencil(cases.domain, self.boundary)
+        values = probed.values()
+        offset = homogeneous.restrict(self.residual(homogeneous, homogeneous.embed(zero[: len(probed)]), values))
+
+        def apply(v: Tensor) -> Tensor:
+            full = homogeneous.embed(v)
+            return (homogeneous.restrict(self.residual(homogeneous, full, values)) - offset) * weights
+
+        periodic = tuple(layout == "periodic" for layout in cases.domain.layout)
+        stencil = probe_stencil(apply, len(probed), d.unknown_shape, periodic, dtype=cases.dtype, device=cases.device)
+        row_sums = stencil.sum(1).abs().amax()
+        singular = bool(row_sums <= 1e3 * torch.finfo(cases.dtype).eps * stencil.abs().amax())
+        A = StencilOperator(stencil, periodic, nullspace="constant" if singular else None)
+        if shared:
+            A = StencilOperator(stencil.expand(len(cases), *stencil.shape[1:]), periodic, A.tags, A.nullspace)
+        return A, b
+
+    def spectral_system(self, cases: Cases) -> tuple[LinearOperator, Float[Tensor, "n *m"]]:
+        """A v = b of the Spectral calculus, matrix-free."""
+        d, mask = Spectral(cases.domain, self.boundary, cases.boundary), Stencil(cases.domain, self.boundary)
+        c = cases.values()
+        zero = torch.zeros((len(cases), *mask.unknown_shape), dtype=cases.dtype, device=cases.device)
+
+        def residual(v: Tensor) -> Tensor:
+            return mask.restrict(self.residual(d, mask.embed(v), c))
+
+        constant = residual(zero)
+        operator = FunctionOperator(
+            lambda v: residual(v) - constant, len(cases), mask.unknown_shape, cases.dtype, cases.device
+        )
+        return operator, -constant
+
+
+@dataclass(frozen=True)
+class DataOnly(Problem):
+    """u = G(a): input and output fields from a file, equation unknown. Offers the DATA view alone."""
+
+    input_names: tuple[str, ...] = ("a",)
+    output_names: tuple[str, ...] = ("u",)
+    ndim: int = 2
+    wall: str = "dirichlet"
+    interpolation: Literal["nearest", "linear", "cubic"] = "linear"
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in ("nearest", "linear", "cubic"):
+            raise UsageError(f"interpolation must be nearest, linear or cubic; got '{self.interpolation}'.")
+        fixed = {
+            "input_names": tuple(self.input_names),
+            "output_names": tuple(self.output_names),
+            "inputs": tuple(Channel(name, self.interpolation) for name in self.input_names),
+            "outputs": tuple(Channel(name) for name in self.output_names),
+            "boundary": Boundary.of(self.wall, self.ndim),
+        }
+        for name, value in fixed.items():  # frozen dataclass: lists from YAML become tuples here
+            object.__setattr__(self, name, value)

@@ -1,0 +1,1 @@
+"""One PDE, one file."""
