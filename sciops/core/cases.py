@@ -41,7 +41,8 @@ class Cases:
         names = tuple(channel.name for channel in self.problem.inputs)
         if self.inputs.channels != names:
             raise UsageError(
-                f"{type(self.problem).__name__} takes the input channels {list(names)}; got {list(self.inputs.channels)}."
+                f"{type(self.problem).__name__} takes the input channels {list(names)}; "
+                f"got {list(self.inputs.channels)}."
             )
 
     def __len__(self) -> int:
