@@ -1,0 +1,55 @@
+"""Worker processes that give the same bits as one process and never outlive their parent."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one thread: sums then do not depend on how many cores the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def map_unordered(function: Callable[..., int], arguments: Sequence[tuple[Any, ...]], workers: int) -> Iterator[int]:
+    """Results of function(*a) for every a, as they finish; a failure in a worker is raised here."""
+    if workers == 1 or len(arguments) == 1:
+        for each in arguments:
+            yield function(*each)
+        return
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(arguments)), context, initializer=_follow_parent) as pool:
+        futures = [pool.submit(function, *each) for each in arguments]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _follow_parent() -> None:
+    """Leave when the parent dies: after `kill -9` a pool worker would otherwise wait for work for ever."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait_and_leave, args=(parent.sentinel,), daemon=True).start()
+
+
+def _wait_and_leave(sentinel: int) -> None:
+    from multiprocessing.connection import wait
+
+    wait([sentinel])
+    os._exit(1)
