@@ -1,0 +1,202 @@
+"""Preconditioned conjugate gradients on a batch of systems, each with its own step lengths, stop and status."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciops.core.errors import UsageError
+from sciops.core.linear import LinearOperator, LinearSolution, LinearSolver, Status, require_tags
+from sciops.numerics.multigrid import tree_sum
+
+GROWTH = 1e8
+"""A residual this many times its start means divergence."""
+
+
+class Preconditioner(Protocol):
+    """`setup(A)` returns the map r ↦ z ≈ A⁻¹r, symmetric positive, on arrays (n, *space)."""
+
+    def setup(self, A: LinearOperator) -> Callable[[Tensor], Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Jacobi:
+    """z = D⁻¹ r with D = diag A."""
+
+    def setup(self, A: LinearOperator) -> Callable[[Tensor], Tensor]:
+        diagonal = A.diagonal()
+        inverse = torch.where(diagonal == 0, 0.0, 1.0 / torch.where(diagonal == 0, 1.0, diagonal))
+        return lambda r: r * inverse
+
+
+@dataclass(frozen=True)
+class ConjugateGradients(LinearSolver):
+    """x_k = argmin ‖x − A⁻¹b‖_A over the preconditioned Krylov space, for n symmetric positive systems at once.
+
+    Method: Hestenes–Stiefel with preconditioner B, started from x0 or 0. A system that has converged or broken
+    down is frozen: nothing that happens to the others changes a bit of it, and no sum mixes systems.
+    `preconditioner`: None, `Jacobi()`, `Multigrid()`, … (must be symmetric positive).
+    `block`: systems are solved in groups of about this many unknowns so that a group stays in the cache of a
+    CPU core (None: all at once on accelerators, 40 000 unknowns on CPU).
+    Null space "constant": b and the answer are projected to zero mean.
+    The reported residual is the true ‖b − A x‖/‖b‖, recomputed at the end.
+    Cost per step: one operator application, one preconditioner, 2 inner products, 3 updates.
+    Fails (MAX_ITER, DIVERGED, NONFINITE per system) on indefinite systems; refuses untagged ones.
+    Reference: Saad, Iterative Methods for Sparse Linear Systems (2003), algorithm 9.1.
+    """
+
+    preconditioner: Preconditioner | None = None
+    block: int | None = None
+
+    requires = frozenset({"symmetric", "positive"})
+
+    def setup(self, A: LinearOperator) -> "list[Group]":
+        require_tags(A, self.requires, "Conjugate gradients")
+        per_system = max(1, torch.Size(A.space).numel())
+        block = self.block or (40_000 if A.device.type == "cpu" else A.n * per_system)
+        count = max(1, block // per_system)
+        if count >= A.n:
+            return [Group(A, self.preconditioner, 0)]
+        return [
+            Group(A.select(torch.arange(i, min(i + count, A.n), device=A.device)), self.preconditioner, i)
+            for i in range(0, A.n, count)
+        ]
+
+    def solve(
+        self,
+        state: Any,
+        b: Float[Tensor, "n *s"],
+        x0: Float[Tensor, "n *s"] | None = None,
+        tol: float = 1e-8,
+        maxiter: int = 500,
+    ) -> LinearSolution:
+        groups: list[Group] = state
+        total = sum(group.A.n for group in groups)
+        if b.shape[0] != total:
+            raise UsageError(f"The right-hand side has {b.shape[0]} cases but the operator has {total}.")
+        parts = []
+        for group in groups:
+            rows = slice(group.start, group.start + group.A.n)
+            start = None if x0 is None else x0[rows]
+            parts.append(pcg(group.A, b[rows], group.precondition, start, tol, maxiter))
+        return _joined(parts)
+
+
+class Group:
+    """Some systems of a batch with their preconditioner."""
+
+    def __init__(self, A: LinearOperator, preconditioner: Preconditioner | None, start: int) -> None:
+        self.A, self.start = A, start
+        self.precondition = preconditioner.setup(A) if preconditioner is not None else None
+
+
+def pcg(
+    A: LinearOperator,
+    b: Float[Tensor, "n *s"],
+    precondition: Callable[[Tensor], Tensor] | None = None,
+    x0: Float[Tensor, "n *s"] | None = None,
+    tol: float = 1e-8,
+    maxiter: int = 500,
+) -> LinearSolution:
+    """Preconditioned conjugate gradients for all systems of A together; see `ConjugateGradients`."""
+    singular = A.nullspace == "constant"
+    b = _centred(b) if singular else b
+    scale = _norm(b)
+    goal = tol * scale
+    x = torch.zeros_like(b) if x0 is None else x0.clone()
+    r = b - A.matvec(x) if x0 is not None else b.clone()
+    size = _norm(r)
+    first = torch.maximum(size, scale)
+    history = [_relative(size, scale)]
+    broken = ~torch.isfinite(size)
+    diverged = torch.zeros_like(broken)
+    active = (size > goal) & ~broken
+    iterations = torch.zeros(A.n, dtype=torch.int64, device=b.device)
+    p, rho = torch.zeros_like(b), torch.ones_like(size)
+    count = 0
+    while count < maxiter and bool(active.any()):
+        r = torch.where(_wide(active, r), r, 0.0)
+        z = r if precondition is None else precondition(r)
+        if singular:
+            z = _centred(z)
+        new_rho = _dot(r, z)
+        p = torch.addcmul(z, p, _wide(torch.where(active, new_rho / rho, 0.0), p))
+        q = A.matvec(p)
+        curvature = _dot(p, q)
+        # A frozen or finished system takes steps of length zero; p of a broken one is kept out by `where`.
+        wrong = active & ~(torch.isfinite(new_rho) & torch.isfinite(curvature))
+        indefinite = active & ~wrong & ((curvature <= 0) | (new_rho <= 0))
+        broken, diverged = broken | wrong, diverged | indefinite
+        active = active & ~wrong & ~indefinite
+        alpha = _wide(torch.where(active, new_rho / curvature, 0.0), p)
+        p = torch.where(_wide(active, p), p, 0.0)
+        q = torch.where(_wide(active, q), q, 0.0)
+        x.addcmul_(p, alpha)
+        r.addcmul_(q, alpha, value=-1.0)
+        rho = torch.where(active, new_rho, 1.0)
+        count += 1
+        iterations += active
+        size = torch.where(active, _norm(r), size)
+        history.append(_relative(size, scale))
+        diverged = diverged | (active & (size > GROWTH * first))
+        active = active & (size > goal) & ~diverged
+    if singular:
+        x = _centred(x)
+    final = _norm(b - A.matvec(x))
+    status = _status(active, broken | ~torch.isfinite(final), diverged)
+    return LinearSolution(
+        x, status, iterations, _relative(final, scale), torch.stack(history), count + 1 + (x0 is not None)
+    )
+
+
+def _status(unfinished: Tensor, broken: Tensor, diverged: Tensor) -> list[Status]:
+    status = []
+    for late, bad, grown in zip(unfinished.tolist(), broken.tolist(), diverged.tolist(), strict=True):
+        if bad:
+            status.append(Status.NONFINITE)
+        elif grown:
+            status.append(Status.DIVERGED)
+        else:
+            status.append(Status.MAX_ITER if late else Status.OK)
+    return status
+
+
+def _joined(parts: list[LinearSolution]) -> LinearSolution:
+    """One solution of all groups; shorter histories are continued with their last row."""
+    if len(parts) == 1:
+        return parts[0]
+    length = max(len(part.history) for part in parts)
+    histories = [
+        torch.cat([part.history, part.history[-1:].expand(length - len(part.history), -1)]) for part in parts
+    ]
+    return LinearSolution(
+        torch.cat([part.x for part in parts]),
+        [status for part in parts for status in part.status],
+        torch.cat([part.iterations for part in parts]),
+        torch.cat([part.residual for part in parts]),
+        torch.cat(histories, dim=1),
+        max(part.applications for part in parts),
+    )
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return tree_sum((a * b).flatten(1))
+
+
+def _norm(a: Tensor) -> Tensor:
+    return _dot(a, a).sqrt()
+
+
+def _relative(size: Tensor, scale: Tensor) -> Tensor:
+    return torch.where(scale > 0, size / torch.where(scale > 0, scale, 1.0), size)
+
+
+def _centred(a: Tensor) -> Tensor:
+    return a - _wide(tree_sum(a.flatten(1)) / a[0].numel(), a)
+
+
+def _wide(per_system: Tensor, like: Tensor) -> Tensor:
+    return per_system.reshape(-1, *(1,) * (like.dim() - 1))
