@@ -1,0 +1,51 @@
+"""Do conserved quantities stay conserved?"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciops.core.cases import Cases
+from sciops.core.errors import UsageError
+from sciops.core.field import Field
+from sciops.metrics.base import Metric, float64_pair
+
+
+@dataclass(frozen=True)
+class Drift(Metric):
+    """max_t |Q(p)(t) − Q(y)(0)| / |Q(y)(0)| for each invariant Q that the problem declares, mean over all.
+
+    Invariants come from `problem.invariants()`: name → callable(Field) → (n, t); a problem with fluxes through
+    its walls returns Q minus their time integral. Where Q(y)(0) is zero up to rounding (against Q of |y|) the drift is
+    absolute. `per_case` is (n, invariants); `invariant` picks one of them.
+    """
+
+    name: str = "drift"
+    invariant: str | None = None
+    convention: str = "largest drift over time of each declared invariant from its true initial value, mean"
+
+    def per_case(self, pred: Field, true: Field, cases: Cases | None = None) -> Float[Tensor, "n q"]:
+        if cases is None:
+            raise UsageError(f"Metric {self.name} needs the cases, because the problem declares its invariants.")
+        p, y = float64_pair(pred, true)
+        pred, true = replace(pred, values=p), replace(true, values=y)
+        columns = []
+        for name, quantity in cases.problem.invariants().items():
+            if self.invariant in (None, name):
+                start = quantity(true)[:, :1].abs()
+                rounding = 1e-12 * quantity(replace(true, values=y.abs()))[:, :1].abs()
+                gap = (quantity(pred) - quantity(true)[:, :1]).abs()
+                columns.append(torch.where(start <= rounding, gap, gap / start).amax(1))
+        return torch.stack(columns, dim=1)
+
+    def applies(self, field: Field, cases: Cases | None = None) -> str | None:
+        names = list(cases.problem.invariants()) if cases is not None else []
+        if not names:
+            return "the problem declares no invariants"
+        if self.invariant is not None and self.invariant not in names:
+            return f"the problem declares the invariants {', '.join(names)}, not {self.invariant}"
+        return None
+
+
+METRICS = (Drift(),)
