@@ -1,6 +1,5 @@
 """Cases: n instances of a problem, each of which knows which PDE it came from."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sciops.core.errors import UsageError
-from sciops.core.field import Field
+from sciops.core.field import Field, Index, selection
 from sciops.core.grid import Grid
 from sciops.core.interpolate import interpolate, resample
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from sciops.core.problem import Problem
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cases:
     """n instances: input fields on a grid, scalar parameters, boundary data, and where they came from.
 
@@ -56,18 +55,17 @@ class Cases:
     def device(self) -> torch.device:
         return self.inputs.values.device
 
-    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> "Cases":
-        if isinstance(index, int):
-            index = [index]
+    def __getitem__(self, index: Index) -> "Cases":
+        chosen = selection(index)
 
         def pick(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor[index]
+            return None if tensor is None else tensor[chosen]
 
         return replace(
             self,
-            inputs=self.inputs[index],
-            params={k: v[index] for k, v in self.params.items()},
-            boundary={k: v[index] for k, v in self.boundary.items()},
+            inputs=self.inputs[chosen],
+            params={k: v[chosen] for k, v in self.params.items()},
+            boundary={k: v[chosen] for k, v in self.boundary.items()},
             ids=pick(self.ids),
             seeds=pick(self.seeds),
         )

@@ -29,8 +29,8 @@ def evaluate(expression: str, variables: Mapping[str, Tensor]) -> Tensor:
     but + − * / **, numbers, parentheses, the variables, pi, e and the functions in FUNCTIONS."""
     try:
         tree = ast.parse(expression, mode="eval")
-    except SyntaxError as error:
-        raise UsageError(f"expression '{expression}' is not a formula: {error.msg}.") from None
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise UsageError(f"expression {expression!r} is not a formula: {error}.") from None
 
     def visit(node: ast.expr) -> Tensor | float:
         match node:
@@ -58,5 +58,10 @@ def evaluate(expression: str, variables: Mapping[str, Tensor]) -> Tensor:
 
     sample = next(iter(variables.values()))
     dtype, device = sample.dtype, sample.device
-    value = visit(tree.body)
+    try:
+        value = visit(tree.body)
+    except (ArithmeticError, RecursionError) as error:
+        raise UsageError(f"expression '{expression}' has no value: {error}.") from None
+    if isinstance(value, complex):
+        raise UsageError(f"expression '{expression}' is not real.")
     return value if isinstance(value, Tensor) else torch.full_like(sample, value)

@@ -1,7 +1,8 @@
 """Fields: values that know where and when they live, so that mixing grids raises instead of misleading."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from operator import index as as_integer
 
 import torch
 from jaxtyping import Float
@@ -10,12 +11,23 @@ from torch import Tensor
 from sciops.core.errors import GridMismatch, UsageError
 from sciops.core.grid import Domain
 
+Index = int | slice | Sequence[int] | Tensor
 
-@dataclass(frozen=True)
+
+def selection(index: Index) -> slice | list[int] | Tensor:
+    """What keeps the case axis when a tensor is indexed with it: one case stays a batch of one."""
+    if isinstance(index, slice):
+        return index
+    if isinstance(index, Tensor):
+        return index.reshape(-1)
+    return list(index) if isinstance(index, Iterable) else [as_integer(index)]
+
+
+@dataclass(frozen=True, eq=False)
 class Field:
     """values[n, t, c, *s] on a domain: n cases, t times (steady fields: t = 1), c named channels, s space.
 
-    Arithmetic demands equal domains, times and channels, else GridMismatch.
+    Arithmetic demands equal domains, times, channels and numbers of cases, else GridMismatch.
     """
 
     values: Float[Tensor, "n t c *s"]
@@ -43,10 +55,8 @@ class Field:
     def __len__(self) -> int:
         return self.n
 
-    def __getitem__(self, index: int | slice | Sequence[int] | Tensor) -> "Field":
-        if isinstance(index, int):
-            index = [index]
-        return replace(self, values=self.values[index])
+    def __getitem__(self, index: Index) -> "Field":
+        return replace(self, values=self.values[selection(index)])
 
     def channel(self, name: str) -> Float[Tensor, "n t *s"]:
         if name not in self.channels:
@@ -84,6 +94,8 @@ class Field:
     def _with(self, other: "Field | float", operation: object) -> "Field":
         if isinstance(other, Field):
             self._compatible(other)
+            if self.n != other.n:
+                raise GridMismatch(f"Fields hold different numbers of cases: {self.n} against {other.n}.")
             return replace(self, values=operation(self.values, other.values))  # type: ignore[operator]
         return replace(self, values=operation(self.values, other))  # type: ignore[operator]
 

@@ -60,6 +60,8 @@ class Grid:
         """Build a grid from scalars: `Grid.box(64, ndim=2)` is the unit square with 64² nodes."""
         sizes = (int(shape),) * (ndim or 1) if isinstance(shape, int) else tuple(int(n) for n in shape)
         d = len(sizes)
+        if ndim is not None and ndim != d:
+            raise UsageError(f"Grid.box got ndim={ndim} but a shape of {d} axes, {sizes}; leave ndim out.")
 
         def spread(value: float | Sequence[float]) -> tuple[float, ...]:
             return (float(value),) * d if isinstance(value, int | float) else tuple(float(v) for v in value)

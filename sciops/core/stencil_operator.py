@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sciops.core.errors import UsageError
 from sciops.core.linear import LinearOperator
 
 if TYPE_CHECKING:
@@ -144,10 +145,14 @@ def probe_stencil(
 ) -> Float[Tensor, "n k *s"]:
     """Stencil of a linear map by (2r+1)^d coloured probes: unit impulses 2r+1 apart never share a row.
 
-    Cost: (2r+1)^d applications of the map. On a periodic axis shorter than, or not a multiple of, 2r+1
-    colours would collide across the seam, so such an axis gets one extra colour block at its end.
+    Cost: (2r+1)^d applications of the map. On a periodic axis that is not a multiple of 2r+1 colours would
+    collide across the seam, so such an axis gets one extra colour block at its end. A periodic axis shorter
+    than 2r+1 has no stencil, because one point is then two neighbours at once.
     """
     width = 2 * radius + 1
+    for axis, (size, wrap) in enumerate(zip(space, periodic, strict=True)):
+        if wrap and size < width:
+            raise UsageError(f"Periodic axis {axis} needs at least {width} points for a stencil; got {size}.")
     table = offsets(len(space), radius)
     stencil = torch.zeros((n, len(table), *space), dtype=dtype, device=device)
     labels = [_colours(size, wrap, width) for size, wrap in zip(space, periodic, strict=True)]

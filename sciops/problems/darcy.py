@@ -87,10 +87,14 @@ class Darcy(Problem):
                 self.alpha,
                 self.sigma,
                 self.modes,
-                dtype=dtype,
                 device=device,
+            )  # in float64, so that no point changes its phase with the dtype
+            a = (
+                torch.exp(g)
+                if self.law == "lognormal"
+                else torch.where(g >= 0, g.new_tensor(self.high), g.new_tensor(self.low))
             )
-            a = torch.exp(g) if self.law == "lognormal" else torch.where(g >= 0, self.high, self.low).to(dtype)
+            a = a.to(dtype)
         values = torch.stack([a, torch.full_like(a, self.forcing)], dim=1)
         ids = torch.tensor(seeds, dtype=torch.int64)
         return Cases(self, grid, Field.steady(values, grid, ("a", "f")), params, seeds=ids)

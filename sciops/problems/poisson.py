@@ -59,6 +59,12 @@ class Poisson(Problem):
             raise UsageError("Poisson parameters belong to a manufactured solution: set exact_solution too.")
         if self.exact_solution is not None and self.condition == "periodic":
             raise UsageError("Poisson exact_solution needs condition dirichlet or neumann, not periodic.")
+        ranges = {}
+        for name, limits in self.parameters.items():
+            if len(limits) != 2 or not limits[0] <= limits[1]:
+                raise UsageError(f"Poisson parameter '{name}' must be [low, high]; got {limits}.")
+            ranges[name] = (float(limits[0]), float(limits[1]))
+        object.__setattr__(self, "parameters", ranges)  # equal whether it came from Python or from YAML
         object.__setattr__(self, "boundary", Boundary.of(self.condition, self.ndim))
         if self.exact_solution is not None:  # a formula is not band-limited
             object.__setattr__(self, "inputs", (Channel("f", interpolation="cubic"),))

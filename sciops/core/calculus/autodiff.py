@@ -30,6 +30,11 @@ class Autodiff(Calculus):
         """All first derivatives in one reverse pass."""
         if not u.requires_grad:
             raise UsageError("Autodiff: u was not computed from d.x, so it has no derivatives; evaluate it at d.x.")
+        if u.shape != self.x.shape[:-1]:  # points shared between cases would add up the cases' derivatives
+            raise UsageError(
+                f"Autodiff: u has shape {tuple(u.shape)} but the points have {tuple(self.x.shape)}; give every case "
+                f"its own copy of the points, x.repeat(n, 1, 1)."
+            )
         (g,) = torch.autograd.grad(u.sum(), self.x, create_graph=True, allow_unused=True)
         return torch.zeros_like(self.x) if g is None else g
 

@@ -8,7 +8,8 @@ class Calculus(ABC):
     """Derivatives of `u`, whatever `u` is: network values, grid values or a formal symbol.
 
     A residual uses only these methods and ordinary arithmetic, so it is written once:
-    `return -d.div_flux(c.a, u) - c.f`.
+    `return -d.div_flux(c.a, u) - c.f`. On a grid the boundary condition of u is part of its derivatives, so
+    their argument is u itself and not a derivative or a power of it; coefficients stand in front.
     """
 
     @abstractmethod

@@ -68,9 +68,9 @@ class Spectral(Calculus):
                 v = self._derive(v, axis, times)
         return self._crop(v)
 
-    def div_flux(self, a: Float[Tensor, "n *s"] | float, u: Float[Tensor, "n *s"]) -> Float[Tensor, "n *s"]:
+    def div_flux(self, a: Float[Tensor, "#n *#s"] | float, u: Float[Tensor, "n *s"]) -> Float[Tensor, "n *s"]:
         v = self._extend(u)
-        b = self._extend(a, coefficient=True) if isinstance(a, Tensor) else a
+        b = self._extend(a.expand_as(u), coefficient=True) if isinstance(a, Tensor) else a
         total = torch.zeros_like(v)
         for axis in range(self.ndim):
             total = total + self._derive(b * self._derive(v, axis, 1), axis, 1)

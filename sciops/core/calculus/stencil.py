@@ -27,7 +27,7 @@ class Stencil(Calculus):
                the result is zero and is not an equation
     =========  =============================================  ==========================================
 
-    Order 2 for smooth a and u. Coefficients are arrays of the grid's shape.
+    Order 2 for smooth a and u. Coefficients are arrays of the grid's shape, or per-case numbers (n, 1, …).
     """
 
     def __init__(
@@ -85,7 +85,8 @@ class Stencil(Calculus):
             return torch.zeros_like(like)
         return value.to(like.dtype).unsqueeze(axis + 1).expand_as(like)
 
-    def div_flux(self, a: Float[Tensor, "n *s"] | float, u: Float[Tensor, "n *s"]) -> Float[Tensor, "n *s"]:
+    def div_flux(self, a: Float[Tensor, "#n *#s"] | float, u: Float[Tensor, "n *s"]) -> Float[Tensor, "n *s"]:
+        a = a.expand_as(u) if isinstance(a, Tensor) else a
         total: Tensor | None = None
         for axis in range(self.ndim):
             term = self._flux_difference(a, u, axis)

@@ -35,18 +35,26 @@ class Differential:
 
     def __mul__(self, factor: "Differential | Coefficient") -> "Differential":
         if isinstance(factor, Differential):
-            raise UsageError("The residual is nonlinear in u, so it has no symbol; linearise it (Newton) first.")
+            raise _nonlinear()
         return Differential({alpha: c * factor for alpha, c in self.terms.items()}, self.constant * factor)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, divisor: Coefficient) -> "Differential":
+    def __truediv__(self, divisor: "Differential | Coefficient") -> "Differential":
+        if isinstance(divisor, Differential):
+            raise _nonlinear()
         return self * (1 / divisor)
+
+    def __rtruediv__(self, other: object) -> "Differential":
+        raise _nonlinear()
+
+    def __rpow__(self, other: object) -> "Differential":
+        raise _nonlinear()
 
     def __pow__(self, exponent: int) -> "Differential":
         if exponent == 1:
             return self
-        raise UsageError("The residual is nonlinear in u, so it has no symbol; linearise it (Newton) first.")
+        raise _nonlinear()
 
     def __neg__(self) -> "Differential":
         return self * -1.0
@@ -56,6 +64,10 @@ class Differential:
 
     def __rsub__(self, other: Coefficient) -> "Differential":
         return -self + other
+
+
+def _nonlinear() -> UsageError:
+    return UsageError("The residual is nonlinear in u, so it has no symbol; linearise it (Newton) first.")
 
 
 class Symbol(Calculus):
@@ -78,7 +90,14 @@ class Symbol(Calculus):
         if not isinstance(c, Tensor) or not c.requires_grad:
             return 0.0
         (g,) = torch.autograd.grad(c.sum(), self.x, create_graph=True, allow_unused=True)
-        return 0.0 if g is None else g[..., axis]
+        if g is None:
+            return 0.0
+        if c.shape != self.x.shape[:-1]:  # points shared between cases would add up the cases' derivatives
+            raise UsageError(
+                f"Symbol: a coefficient has shape {tuple(c.shape)} but the points have {tuple(self.x.shape)}; give "
+                f"every case its own copy of the points, x.repeat(n, 1, 1)."
+            )
+        return g[..., axis]
 
     def _derive(self, u: Differential, axis: int) -> Differential:
         """∂_j (Σ c_α ∂^α u + c) = Σ (∂_j c_α) ∂^α u + c_α ∂^{α+e_j} u + ∂_j c."""
