@@ -1,0 +1,128 @@
+"""One contestant on one split: solve in batches, score every case once, keep a few fields for the pictures."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sciops.compare.results import Row, Score
+from sciops.core.cases import Cases
+from sciops.core.dataset import Dataset
+from sciops.core.field import Field
+from sciops.core.grid import Grid
+from sciops.core.linear import ADVICE, Status
+from sciops.core.solver import Budget, Solution, Solver, checked
+from sciops.metrics.base import Metric, scores
+from sciops.metrics.statistics import bootstrap
+
+DRAWS = 2000
+KEPT_FIELDS = 3
+
+
+@dataclass
+class Judged:
+    """Scores and status of a split, the first predictions, and the mean iteration count if there is one."""
+
+    scores: dict[str, Score]
+    statuses: Counter[str]
+    fields: Field
+    n_cases: int
+    successes: int
+    message: str
+    iterations: float | None
+
+
+def bring(cases: Cases, solver: Solver, out: Grid) -> Cases:
+    """The cases on the grid that the solver asks for: done before its clock starts."""
+    return cases.on(solver.input_grid(cases.domain, out))
+
+
+def judge(
+    solver: Solver, dataset: Dataset, metrics: Sequence[Metric], batch: int, budget: Budget, limit: int | None = None
+) -> Judged:
+    """Solve all cases of the split on its own grid and score them.
+
+    Cases without a finite answer are left out of the scores and counted in `statuses`; the note says so.
+    """
+    n = min(len(dataset), limit or len(dataset))
+    stacks: dict[str, list[Tensor]] = {m.name: [] for m in metrics}
+    reasons: dict[str, str] = {}
+    statuses: Counter[str] = Counter()
+    iterations: list[float] = []
+    kept: list[Field] = []
+    advice = ""
+    for start in range(0, n, batch):
+        index = slice(start, min(start + batch, n))
+        cases, truth = dataset.cases(index), dataset.truth(index)
+        solution = checked(solver.solve(bring(cases, solver, dataset.grid), dataset.grid, budget))
+        statuses.update(status.value for status in solution.status)
+        advice = advice or next((ADVICE[s] for s in solution.status if s is not Status.OK), "")
+        if "iterations" in solution.stats:
+            iterations += torch.as_tensor(solution.stats["iterations"]).flatten().tolist()
+        if start < KEPT_FIELDS:
+            kept.append(solution.field[: KEPT_FIELDS - start])
+        _score(solution, truth, cases, metrics, stacks, reasons)
+    good = statuses[Status.OK.value]
+    found = {m.name: _combine(m, stacks[m.name], reasons.get(m.name, ""), n) for m in metrics}
+    mean_iterations = sum(iterations) / len(iterations) if iterations else None
+    return Judged(found, statuses, Field.cat(kept), n, good, advice, mean_iterations)
+
+
+def _score(
+    solution: Solution,
+    truth: Field,
+    cases: Cases,
+    metrics: Sequence[Metric],
+    stacks: dict[str, list[Tensor]],
+    reasons: dict[str, str],
+) -> None:
+    finite = torch.tensor(solution.field.finite())
+    pick = torch.nonzero(finite)[:, 0]
+    if not len(pick):
+        return
+    prediction = solution.field[pick].to(torch.float64)
+    reference, chosen = truth[pick].to(torch.float64), cases[pick]
+    std = None if solution.std is None else solution.std[pick].to(torch.float64)
+    for metric in metrics:
+        if metric.name in reasons:
+            continue
+        reason = metric.applies(prediction, chosen)
+        if reason is None and metric.needs_std and std is None:
+            reason = "the solver gives no uncertainty"
+        if reason:
+            reasons[metric.name] = reason
+            continue
+        stacks[metric.name].append(scores(metric, prediction, reference, chosen, std).detach().cpu())
+
+
+def _combine(metric: Metric, parts: list[Tensor], reason: str, n: int) -> Score:
+    if reason:
+        return Score(None, note=f"n/a: {reason}")
+    if not parts:
+        return Score(None, note="no case has a finite answer")
+    stacked = torch.cat(parts)
+    low, high = bootstrap(metric, stacked, draws=DRAWS) if len(stacked) > 1 else (None, None)
+    per_case = stacked.reshape(len(stacked), -1)
+    note = "" if len(stacked) == n else f"over the {len(stacked)} of {n} cases with a finite answer"
+    return Score(metric.combine(stacked), low, high, note, per_case.mean(1).tolist() if per_case.shape[1] == 1 else [])
+
+
+def failed_row(row: Row, error: Exception) -> Row:
+    """The row of a contestant that raised: it says what happened, and the comparison goes on."""
+    row.status = "failed"
+    row.statuses = {Status.FAILED.value: row.n_cases}
+    row.message = f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}"[:500]
+    return row
+
+
+def filled(row: Row, judged: Judged) -> Row:
+    """The row with what was judged."""
+    row.scores, row.statuses = judged.scores, dict(judged.statuses)
+    row.n_cases, row.successes, row.iterations = judged.n_cases, judged.successes, judged.iterations
+    row.status = "ok" if judged.successes == judged.n_cases else "partial"
+    if not any(s.value is not None for s in judged.scores.values()):
+        row.status = "failed"
+    row.message = judged.message
+    return row

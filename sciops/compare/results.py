@@ -1,0 +1,178 @@
+"""What a comparison found: rows that survive an interruption, and the records other programs read."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass
+class Score:
+    """One metric of one row: the combined value, its bootstrap interval, and the per-case values behind it."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+    per_case: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Row:
+    """One solver at one setting with one seed, on one data split. Times are seconds."""
+
+    solver: str
+    setting: str
+    seed: int
+    kind: str  # classical | learned
+    needs: list[str]
+    split: str = "test"
+    grid: str = ""
+    status: str = "ok"  # ok | partial | refused | failed
+    message: str = ""
+    n_cases: int = 0
+    successes: int = 0
+    statuses: dict[str, int] = field(default_factory=dict)
+    scores: dict[str, Score] = field(default_factory=dict)
+    parameters: int = 0
+    fit_seconds: float = 0.0
+    setup_seconds: float = 0.0
+    latency: dict[str, float] | None = None
+    throughput: dict[str, float] | None = None
+    memory_bytes: float | None = None
+    iterations: float | None = None
+    default: bool = True  # the solver's own setting, not another rung of its ladder
+    key: str = ""
+
+    @property
+    def label(self) -> str:
+        return self.solver if self.default or not self.setting else f"{self.solver} [{self.setting}]"
+
+    def score(self, metric: str) -> float | None:
+        found = self.scores.get(metric)
+        return None if found is None else found.value
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Row":
+        raw = json.loads(text)
+        raw["scores"] = {k: Score(**v) for k, v in raw["scores"].items()}
+        return cls(**raw)
+
+
+@dataclass
+class Results:
+    """Everything that the tables, plots and records are made from."""
+
+    name: str
+    title: str
+    problem: str
+    equation: str
+    headline: str
+    metrics: list[str]
+    rows: list[Row]
+    matrix: list[tuple[str, str]] = field(default_factory=list)  # solver, "" or why not
+    transfer: list[Row] = field(default_factory=list)
+    shifts: list[Row] = field(default_factory=list)
+    floor: float | None = None
+    generation_seconds: float | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The stable records of results.jsonl: problem, solver, setting, split, grid, seed, metric, value, low,
+        high, status, n_cases, note. Missing values are null. Times are seconds, memory is bytes."""
+        from sciops.compare.derive import derived
+
+        facts = derived(self)
+        for row in [*self.rows, *self.transfer, *self.shifts]:
+            base = {
+                "schema": SCHEMA,
+                "problem": self.problem,
+                "solver": row.solver,
+                "setting": row.setting,
+                "default": row.default,
+                "kind": row.kind,
+                "split": row.split,
+                "grid": row.grid,
+                "seed": row.seed,
+                "status": row.status,
+                "n_cases": row.n_cases,
+            }
+            values: dict[str, Score] = dict(row.scores)
+            values["success_rate"] = Score(row.successes / row.n_cases if row.n_cases else 0.0, note=row.message)
+            if row.split == "test" and row.status in ("ok", "partial"):
+                values["parameters"] = Score(row.parameters)
+                values["fit_seconds"] = Score(row.fit_seconds)
+                values["setup_seconds"] = Score(row.setup_seconds)
+                for name, timing in (("latency_seconds", row.latency), ("seconds_per_case", row.throughput)):
+                    if timing:
+                        note = "noisy: quartiles spread over 20 %" if noisy(timing) else ""
+                        values[name] = Score(timing["median"], timing["low"], timing["high"], note)
+                if row.memory_bytes is not None:
+                    values["peak_memory_bytes"] = Score(row.memory_bytes)
+                for name, (value, note) in facts.get(row.key, {}).items():
+                    values[name] = Score(value, note=note)
+            for metric, score in values.items():
+                yield base | {
+                    "metric": metric,
+                    "value": score.value,
+                    "low": score.low,
+                    "high": score.high,
+                    "note": score.note,
+                }
+
+
+def noisy(timing: dict[str, float]) -> bool:
+    """Do the quartiles of a timing lie more than 20 % of the median apart?"""
+    return timing["high"] - timing["low"] > 0.2 * timing["median"]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write beside the target and rename, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def provenance(config_digest: str, data_digest: str) -> dict[str, Any]:
+    """Versions, commit, device, threads, load: what is needed to judge and to repeat the numbers."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    versions = {}
+    for package in ("sciops", "torch", "numpy", "scipy", "pyamg", "lightning", "neuraloperator"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "absent"
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=False,
+    ).stdout.strip()
+    device = "cpu"
+    if torch.accelerator.is_available():
+        device = str(torch.accelerator.current_accelerator())
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "commit": commit or "not a git checkout",
+        "device": device,
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "config": config_digest,
+        "data": data_digest,
+    }

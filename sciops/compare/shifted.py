@@ -1,0 +1,87 @@
+"""Splits made on the spot: the test cases on other grids, and cases of a shifted law."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from sciops.compare.results import Row, Score
+from sciops.core.cases import Cases
+from sciops.core.dataset import Dataset, MemoryDataset
+from sciops.core.errors import UsageError
+from sciops.core.field import Field
+from sciops.core.grid import Grid
+from sciops.core.interpolate import resample
+from sciops.core.random import case_seed
+
+
+def resized_grid(grid: Grid, factor: float) -> Grid:
+    """Test grid of the resolution transfer: factor × the number of points on every axis."""
+    return grid.resized([max(round(n * factor), 4) for n in grid.shape])
+
+
+def on_grid(dataset: Dataset, grid: Grid, count: int) -> MemoryDataset | None:
+    """The first cases of a split made anew on another grid with truth of their own; None without a generator."""
+    cases = dataset.cases(slice(0, min(count, len(dataset))))
+    rebuilt = cases if grid == cases.domain else cases.problem.rebuild(cases, grid)
+    return None if rebuilt is None else _answered(rebuilt)
+
+
+def shifted(dataset: Dataset, overrides: Mapping[str, Any], count: int) -> MemoryDataset:
+    """Cases of the same problem with some arguments changed: another contrast, frequency or boundary condition."""
+    problem = dataset.problem
+    fields = {f.name for f in dataclasses.fields(problem)}  # type: ignore[arg-type]
+    for key in overrides:
+        if key not in fields:
+            raise UsageError(f"shifts: {type(problem).__name__} has no argument '{key}'; it has {', '.join(fields)}.")
+    changed = dataclasses.replace(problem, **overrides)  # type: ignore[type-var]
+    seeds = [case_seed(0, i, "shift") for i in range(count)]
+    dtype = dataset.cases(slice(0, 1)).dtype
+    return _answered(changed.sample(seeds, dataset.grid, torch.float64), dtype)
+
+
+def _answered(cases: Cases, dtype: torch.dtype | None = None) -> MemoryDataset:
+    """Truth by the problem's reference on a grid at least twice as fine, taken back by interpolation."""
+    exact = cases.to(torch.float64)
+    grid = exact.domain
+    fine = exact.problem.rebuild(exact, grid.refined(2))
+    solved = exact.problem.reference(fine if fine is not None else exact)
+    values = torch.cat(
+        [
+            resample(solved.field.values[:, 0, j : j + 1], solved.field.domain, grid, "cubic", exact.problem.boundary)
+            for j in range(len(solved.field.channels))
+        ],
+        dim=1,
+    )
+    keep = dtype or cases.dtype
+    return MemoryDataset(
+        exact.to(keep), Field.steady(values.to(keep), grid, solved.field.channels), solved.stats.get("label_error")
+    )
+
+
+def interpolated_truth(dataset: Dataset, target: MemoryDataset) -> Score:
+    """Relative L² error of merely interpolating the training-grid truth: what a solver must beat on a finer grid."""
+    from sciops.metrics.catalogue import named
+
+    truth = dataset.truth(slice(0, len(target)))
+    moved = resample(truth.values[:, 0].double(), dataset.grid, target.grid, "cubic", dataset.problem.boundary)
+    field = Field.steady(moved, target.grid, truth.channels)
+    metric = named("rel_l2")
+    return Score(metric.combine(metric.per_case(field, target.truth().to(torch.float64))))
+
+
+def transfer_reference_row(dataset: Dataset, target: MemoryDataset, split: str) -> Row:
+    """The row that stands beside every solver in the resolution-transfer table."""
+    return Row(
+        solver="interpolated truth",
+        setting="",
+        seed=0,
+        kind="reference",
+        needs=[],
+        split=split,
+        grid=target.grid.describe(),
+        n_cases=len(target),
+        successes=len(target),
+        scores={"rel_l2": interpolated_truth(dataset, target)},
+    )
