@@ -139,9 +139,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=30)
@@ -171,9 +169,7 @@ def main() -> None:
     table.add_row("plain / sciops", *(f"{q:.3f}" for q in quartiles(ratios)))
     console = Console()
     console.print(table)
-    console.print(
-        f"same weights: outputs differ by {output:.1e}, squared gradient norm by {gradient:.1e} (relative)"
-    )
+    console.print(f"same weights: outputs differ by {output:.1e}, squared gradient norm by {gradient:.1e} (relative)")
 
 
 if __name__ == "__main__":

@@ -23,9 +23,7 @@ def per_axis(bc: str | Sequence[str], ndim: int, layout: str = "node") -> tuple[
     if layout not in LAYOUTS:
         raise UsageError(f"layout must be one of {', '.join(LAYOUTS)}; got {layout!r}.")
     if layout == "interior" and set(kinds) != {"dirichlet"}:
-        raise UsageError(
-            f"layout 'interior' leaves out Dirichlet end points, but bc is {bc!r}; use 'node' or 'cell'."
-        )
+        raise UsageError(f"layout 'interior' leaves out Dirichlet end points, but bc is {bc!r}; use 'node' or 'cell'.")
     return kinds
 
 
@@ -35,9 +33,7 @@ def ghost_mode(kind: str, layout: str = "node") -> str:
     return {"dirichlet": ZEROS, "neumann": mirror, "periodic": CIRCULAR}[kind]
 
 
-def add_ghosts(
-    x: Float[Tensor, "n c *s"], axis: int, low: int, high: int, mode: str
-) -> Float[Tensor, "n c *t"]:
+def add_ghosts(x: Float[Tensor, "n c *s"], axis: int, low: int, high: int, mode: str) -> Float[Tensor, "n c *t"]:
     """x with `low` and `high` ghost layers along one axis; concatenation keeps the memory format of x."""
     n = x.shape[axis]
     if mode == CIRCULAR:
@@ -58,8 +54,8 @@ def enforce_dirichlet(
     """u = value on every Dirichlet face, exactly; no gradient flows through a prescribed value.
 
     Node layout: the face values are replaced. Cell and interior layouts store no boundary value:
-    u ← value + φ·u with φ = Π 4s(1−s) over the Dirichlet axes, s ∈ (0,1) the coordinate, so that the interpolant
-    through the true boundary vanishes there.
+    u ← value + φ·(u − value) with φ = Π 4s(1−s) over the Dirichlet axes, s ∈ (0,1) the coordinate: a smooth
+    distance that vanishes on the true boundary.
     """
     for axis, kind in enumerate(bc, start=2):
         if kind != "dirichlet":

@@ -17,14 +17,12 @@ FIVE_ONE_THEN_TWO: tuple[Token, ...] = ("10", "10", "10", "10", "10", "20")
 
 
 def parse_iterations(iterations: Sequence[Token]) -> list[tuple[int, int]]:
-    """(pre, post) smoothing steps per level, finest first, from pairs or tokens: "20" = 20 = (2, 0), "2" = (2, 0)."""
+    """(pre, post) smoothing steps per level, finest first; a level is a pair or a token: "20" = 20 = "2" = (2, 0)."""
     pairs = []
     for token in iterations:
         digits = list(str(token)) if isinstance(token, str | int) else list(token)
         if not 1 <= len(digits) <= 2 or not all(str(d).isdigit() for d in digits):
-            raise UsageError(
-                f"iterations takes one (pre, post) pair or token such as '10' or '11' per level; got {token!r}."
-            )
+            raise UsageError(f"iterations takes one (pre, post) pair or token such as '10' per level; got {token!r}.")
         pairs.append((int(digits[0]), int(digits[1]) if len(digits) == 2 else 0))
     if not pairs:
         raise UsageError("iterations is empty; give one (pre, post) pair per level, finest first.")
@@ -32,7 +30,7 @@ def parse_iterations(iterations: Sequence[Token]) -> list[tuple[int, int]]:
 
 
 class Layer(nn.Module):
-    """v ← W v + L v + b: a V-cycle and, unless `pointwise` is off, a 1×1 convolution with one scalar bias b per channel."""
+    """v ← W v + L v + b: a V-cycle beside (unless `pointwise` is off) a 1×1 convolution, b a scalar per channel."""
 
     def __init__(self, cycle: VCycle, in_channels: int, out_channels: int, pointwise: bool = True):
         super().__init__()
@@ -46,30 +44,32 @@ class Layer(nn.Module):
 class MgNO(nn.Module):
     """v₀ = a;  v_{k+1} = GELU(W_k v_k + L_k v_k + b_k);  u = H v_K,  each W_k one linear multigrid V-cycle.
 
-    Every level solves a learnt "A u = f" by smoothing and hands its residual to the next (`VCycle`, the rule
-    restrict_residual=True: the coarse state starts at zero and comes back as a correction). Differences from the
-    published models, which `PublishedMgNO` keeps: the residual is restricted, not f; W is exactly linear; any grid
-    size, with weights that do not depend on it; transfer kernels centred on the coarse unknown of the layout; ghost
-    values of the boundary condition everywhere, also in prolongation; the Dirichlet condition holds exactly.
-    L_k is pointwise, H pointwise without bias, b_k one scalar per channel (the paper writes a function; the published
-    code has a scalar).
+    Every level solves a learnt "A u = f" by smoothing and hands its residual to the next (`VCycle` with
+    restrict_residual: the coarse state starts at zero and comes back as a correction). Differences from the
+    published models, which `PublishedMgNO` keeps: the residual is restricted, not f; W is exactly linear; any
+    grid size, with weights that do not depend on it; transfer kernels centred on the coarse unknown of the
+    layout; ghost values of the boundary condition everywhere, also in prolongation; Dirichlet values hold
+    exactly. L_k is pointwise, H pointwise without bias, b_k one scalar per channel (the paper writes a function,
+    the published code has a scalar).
 
-    bc       "dirichlet" (zero ghosts), "neumann" (mirror ghosts), "periodic" (wrapped), one for all axes or one per axis
-    layout   "node" (end points on the grid), "cell" (cell centres), "interior" (Dirichlet unknowns without end points)
-    enforce_boundary   u = boundary_value exactly on Dirichlet faces. Node layout: the face values are replaced. Cell
-             and interior layouts hold no boundary point: u = value + φ u with φ = Π 4s(1−s), which vanishes on the
-             true boundary. Nothing is done for Neumann or periodic axes: their condition is encoded, not enforced.
-    boundary_value     in the units of this network's output. Normalisers are a module of the training layer, not of
-             this one: where the output normaliser subtracts a mean, give (value − mean)/std here, or turn this off
-             and call `enforce_dirichlet` after decoding.
-    restrict_residual  False: f itself is restricted and the whole coarse state prolonged, as in the published code
-    input_residual     u ← u + a, for one step of a time-dependent problem (needs in_channels = out_channels)
-    checkpoint         recompute each layer in the backward pass: memory of one layer, about 1.3 times the time
-    channels_last      memory format of 2-D fields and weights; measured 1.5 times faster on the CPU
+    ndim     1, 2 or 3 grid axes
+    bc       "dirichlet" (zero ghosts), "neumann" (mirror ghosts) or "periodic" (wrapped), for all axes or per axis
+    layout   "node" (end points on the grid; also for periodic grids), "cell" (cell centres) or "interior"
+             (Dirichlet unknowns without the end points)
+    iterations         (pre, post) smoothing steps per level, finest first: pairs, or tokens such as "10", "20"
+    restrict_residual  False: f itself is restricted and the whole coarse state prolonged, as published
+    enforce_boundary   u = boundary_value exactly on Dirichlet faces (`enforce_dirichlet`). Neumann and periodic
+             conditions are encoded by the ghost values, and nothing enforces the Neumann one exactly.
+    boundary_value     in units of this network's output. Normalisers are a module of the training layer, not of
+             this one: where the output normaliser subtracts a mean, give (value − mean)/std here, or turn this
+             off and call `enforce_dirichlet` after decoding.
+    input_residual     u ← u + a, one step of a time-dependent problem (needs in_channels = out_channels)
+    checkpoint         recompute each layer in the backward pass: memory of one layer for one more forward pass
+    channels_last      memory format of 2-D fields and weights (the CPU's fast one); the results are the same
 
-    Periodic: commutes with shifts by 2^(levels−1) points where the grid divides by it. Kernels are tied to the
-    spacing: other grid sizes run, but are a stress test, not a feature. Cost O(width² · points) per layer, parameters
-    O(width² · levels). Fails with UsageError (a ValueError) on a grid too small for the levels.
+    Periodic: commutes with shifts by 2^(levels−1) points where the grid size divides by it. Kernels are tied to
+    the spacing: other grid sizes run, but as a stress test, not a feature. Cost O(width² · points) per layer,
+    parameters O(width² · levels) per layer. UsageError (a ValueError) on a grid too small for the levels.
     He, Liu, Xu, "MgNO: Efficient parameterization of linear operators via multigrid", ICLR 2024.
     """
 
@@ -108,7 +108,7 @@ class MgNO(nn.Module):
         self.head = CONV[ndim](channels[-1], out_channels, 1, bias=False)
         self.channels_last = channels_last and ndim == 2
         if self.channels_last:
-            self.to(memory_format=torch.channels_last)
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c_out *s"]:
         self.geometry.check(x.shape[2:])
@@ -135,21 +135,22 @@ def aligned(bc: Sequence[str], layout: str, levels: int) -> Geometry:
 
 
 class PublishedMgNO(nn.Module):
-    """v_{k+1} = GELU(W_k v_k [+ L_k v_k + b_k]), u = H v_K: the four models of the published code, unchanged.
+    """v_{k+1} = GELU(W_k v_k [+ L_k v_k + b_k]),  u = H v_K: the four models of the published code, unchanged.
 
-    variant          W                                        beside W       kernels T            output
-    "darcy_smooth"   zero ghosts                              L_k, b_k       3 or 4 by parity     H
-    "darcy"          zero ghosts                              L_k, b_k       4                    H
-    "navier_stokes"  circular, biased A and S, LayerNorm      –              4, zero ghosts       H v + a
-                     inside W after each prolongation
-    "helmholtz"      reflect, biased, level l has l·width     –, LayerNorm   3 or 4 by parity,    a further V-cycle
-                     channels, no ghosts in R, Π, T           before GELU    no padding
+    variant          kernels of W                                  beside W        T                   output
+    "darcy_smooth"   zero ghosts                                   L_k, b_k        3 or 4 by parity    H v
+    "darcy"          zero ghosts                                   L_k, b_k        4                   H v
+    "navier_stokes"  circular, A and S biased, LayerNorm after     nothing         4, zero ghosts      H v + a
+                     each prolongation (W is not linear)
+    "helmholtz"      reflect, A and S biased, l·width channels on  LayerNorm       3 or 4 by parity,   V-cycle
+                     level l, R and Π without ghosts               before GELU     no ghosts           to c_out
 
-    All restrict f (not the residual) and prolong the whole coarse state. n is the grid size the kernels ("darcy_smooth",
-    "helmholtz") and the LayerNorms ("navier_stokes", "helmholtz") are built for; "darcy" runs where n divides by
-    2^(levels−1). "helmholtz" allocates, as published, the A of every zero-state first step: those have no gradient.
-    The published Darcy and Helmholtz models decode their output inside; here normalisers belong to the training layer.
-    They are buffers, so that the parameter counts are the published ones. H is pointwise and has no bias.
+    All restrict f, not the residual, and prolong the whole coarse state. n is the grid size that the kernels
+    ("darcy_smooth", "helmholtz") and LayerNorms ("navier_stokes", "helmholtz") are built for; "darcy" runs where
+    n divides by 2^(levels−1). "helmholtz" allocates, as published, an A for each zero-state first step, which has
+    no effect and no gradient. Normalisers belong to the training layer here, where the published Darcy and
+    Helmholtz models decode inside; they hold no parameters, so the counts are the published ones. H is pointwise
+    without bias. `MgNO` is the corrected model. Cost as there.
     He, Liu, Xu, "MgNO: Efficient parameterization of linear operators via multigrid", ICLR 2024.
     """
 
@@ -168,9 +169,7 @@ class PublishedMgNO(nn.Module):
         if variant not in VARIANTS:
             raise UsageError(f"variant must be one of {', '.join(VARIANTS)}; got {variant!r}.")
         if variant != "darcy" and n < 2:
-            raise UsageError(
-                f"variant {variant!r} is built for one grid size; give n, the points per axis (got {n})."
-            )
+            raise UsageError(f"variant {variant!r} is built for one grid size; give n, the points per axis (got {n}).")
         pairs = parse_iterations(iterations)
         self.variant, self.n, self.channels_last = variant, n, channels_last
         self.geometry = published_geometry(variant, n, len(pairs))
@@ -197,7 +196,7 @@ class PublishedMgNO(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm([width, n, n]) for _ in range(layers if helmholtz else 0))
         self.head = layer(width, out_channels) if helmholtz else nn.Conv2d(width, out_channels, 1, bias=False)
         if channels_last:
-            self.to(memory_format=torch.channels_last)
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c_out h w"]:
         self._check(x)
@@ -212,8 +211,8 @@ class PublishedMgNO(nn.Module):
         shape = tuple(x.shape[2:])
         if self.variant in ("navier_stokes", "helmholtz") and shape != (self.n, self.n):
             raise UsageError(
-                f"variant {self.variant!r} was built for a {self.n}×{self.n} grid (its LayerNorms have one weight per "
-                f"point) and got {shape}; build it with that n, or use MgNO, which takes any grid size."
+                f"variant {self.variant!r} was built for a {self.n}×{self.n} grid (its LayerNorms have one weight "
+                f"per point) and got {shape}; build it with that n, or use MgNO, which takes any grid size."
             )
         self.geometry.check(shape)
 
