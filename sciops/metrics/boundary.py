@@ -78,7 +78,8 @@ def at_wall(u: Float[Tensor, "n t *s"], axis: int, side: int, weights: tuple[flo
 def face_rms(value: Float[Tensor, "n t *f"], grid: Grid, axis: int) -> Float[Tensor, " n"]:
     """RMS over a face with the face's own quadrature weights, and over times."""
     weights = grid.weights(device=value.device).select(axis, 0)
-    return ((weights / weights.sum() * value.square()).flatten(2).sum(-1)).mean(1).sqrt()
+    squares = weights / weights.sum() * value.square()
+    return squares.reshape(*value.shape[:2], -1).sum(-1).mean(1).sqrt()
 
 
 class _FluxProbe(Stencil):

@@ -56,10 +56,10 @@ def brmse(delta: Tensor, y: Tensor, grid: Grid) -> Float[Tensor, "n t c"]:
     In 3-D the sum runs over all channels as published, about √C too large.
     """
     total, points = torch.zeros_like(delta.flatten(3)[..., 0]), 0
-    for axis in range(grid.ndim):
-        for side in (0, -1):
-            total = total + delta.select(axis + 3, side).flatten(3).square().sum(-1)
-        points += 2 * grid.size // grid.shape[axis]
+    for axis, n in enumerate(grid.shape):
+        for end in (0, n - 1):
+            total = total + delta.narrow(axis + 3, end, 1).flatten(3).square().sum(-1)
+        points += 2 * grid.size // n
     if grid.ndim == 3:
         total = total.sum(2, keepdim=True)
     return (total / points).sqrt()

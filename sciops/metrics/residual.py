@@ -27,7 +27,8 @@ class Residual(Metric):
     """‖R(p)‖₂ / ‖R(0)‖₂ over the interior points, by the problem's second-order differences, mean over cases.
 
     Unknowns on a wall and cells next to one are left out: in a cell-centred scheme a few wall cells dominate
-    even for the exact solution. R(0) is taken with u = 0 at the unknowns and the boundary data in place.
+    even for the exact solution. R(0) is that of u ≡ 0, the right-hand side; NaN and a warning where it is zero
+    (an equation driven by its boundary data alone: use `residual_dual`).
     """
 
     name: str = "residual"
@@ -35,9 +36,10 @@ class Residual(Metric):
 
     def per_case(self, pred: Field, true: Field, cases: Cases | None = None) -> Float[Tensor, " n"]:
         cases, u = _on_grid(self.name, pred, cases)
-        problem = cases.problem
-        zero = problem.embed(cases, torch.zeros_like(problem.unknowns(cases.domain, u)))
-        norms = [away_from_walls(problem.residual_on_grid(cases, v), cases).flatten(1).norm(dim=1) for v in (u, zero)]
+        norms = [
+            away_from_walls(cases.problem.residual_on_grid(cases, v), cases).flatten(1).norm(dim=1)
+            for v in (u, torch.zeros_like(u))
+        ]
         return over_truth(norms[0], norms[1])
 
     def applies(self, field: Field, cases: Cases | None = None) -> str | None:
