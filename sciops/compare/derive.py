@@ -39,7 +39,8 @@ def baseline(rows: Sequence["Row"], metric: str, error: float, clock: str = "lat
 def break_even(investment: float, baseline_seconds: float, solver_seconds: float) -> float:
     """N* = (data generation + fit)/(t_baseline − t_solver); infinite ("never") if the difference is ≤ 0."""
     gain = baseline_seconds - solver_seconds
-    return math.ceil(investment / gain) if gain > 0 else math.inf
+    # Six decimals of a solve: rounding in the quotient must not add a whole solve.
+    return float(math.ceil(round(investment / gain, 6))) if gain > 0 else math.inf
 
 
 def derived(results: "Results") -> Facts:

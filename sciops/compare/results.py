@@ -106,10 +106,10 @@ class Results:
                 "status": row.status,
                 "n_cases": row.n_cases,
             }
-            values: dict[str, Score] = dict(row.scores)
+            values = {name: Score(None, note=row.message) for name in self.metrics} | row.scores
             values["success_rate"] = Score(row.successes / row.n_cases if row.n_cases else 0.0, note=row.message)
             if row.split == "test" and row.status in ("ok", "partial"):
-                values["parameters"] = Score(row.parameters)
+                values["parameters"] = Score(float(row.parameters))
                 values["fit_seconds"] = Score(row.fit_seconds)
                 values["setup_seconds"] = Score(row.setup_seconds)
                 for name, timing in (("latency_seconds", row.latency), ("seconds_per_case", row.throughput)):

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sciops.compare.plan import Plan, locate
-from sciops.core.cases import Cases
-from sciops.core.dataset import Dataset, Index
+from sciops.core.dataset import Dataset
 from sciops.core.errors import DataError, UsageError
-from sciops.core.field import Field
 
 
 @dataclass
@@ -63,6 +61,8 @@ def _from_files(plan: Plan, files: dict[str, str]) -> Splits:
 
 def _complete(name: str, opened: dict[str, Dataset]) -> Splits:
     """Check that train and test exist; without a validation part the last tenth of train serves as one."""
+    from sciops.data.part import split_off
+
     opened = dict(opened)
     for needed in ("train", "test"):
         if needed not in opened:
@@ -72,34 +72,6 @@ def _complete(name: str, opened: dict[str, Dataset]) -> Splits:
     if valid is None:
         if len(train) < 10:
             raise DataError(f"{name}: {len(train)} training cases are too few to split off a validation part.")
-        cut = len(train) - len(train) // 10
-        train, valid = Part(train, 0, cut), Part(train, cut, len(train))
+        train, valid = split_off(train, len(train) // 10)
     seconds = [d.generation_seconds for d in (train, valid) if d.generation_seconds is not None]
     return Splits(name, train, valid, test, opened, sum(seconds) if seconds else None)
-
-
-class Part(Dataset):
-    """The cases start … stop−1 of another dataset."""
-
-    def __init__(self, whole: Dataset, start: int, stop: int) -> None:
-        self.whole, self.start, self.stop = whole, start, stop
-        self.problem, self.grid = whole.problem, whole.grid
-        self.label_error = None if whole.label_error is None else whole.label_error[start:stop]
-        self.residual = None if whole.residual is None else whole.residual[start:stop]
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def _index(self, index: Index) -> list[int]:
-        chosen = range(self.start, self.stop)[index] if isinstance(index, slice) else [self.start + i for i in index]
-        return list(chosen)
-
-    def cases(self, index: Index = slice(None)) -> Cases:
-        return self.whole.cases(self._index(index))
-
-    def truth(self, index: Index = slice(None)) -> Field:
-        return self.whole.truth(self._index(index))
-
-    @property
-    def fingerprint(self) -> str:
-        return f"{self.whole.fingerprint}[{self.start}:{self.stop}]"
