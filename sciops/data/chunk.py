@@ -117,10 +117,7 @@ def chunks_of(dataset: Dataset, size: int = 16) -> Iterator[Chunk]:
     for start in range(0, len(dataset), size):
         index = slice(start, min(start + size, len(dataset)))
         cases = dataset.cases(index)
-        if cases.ids is None:
-            ids = torch.arange(index.start, index.stop)
-        else:
-            ids = cases.ids
+        ids = torch.arange(index.start, index.stop) if cases.ids is None else cases.ids
         chunk = Chunk.of(
             cases,
             dataset.truth(index),

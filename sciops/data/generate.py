@@ -39,18 +39,18 @@ def generate(
     resume: bool = True,
     quiet: bool = False,
 ) -> dict[str, Path]:
-    """Make every split of the recipe under `out/<name>/`; returns split → file.
+    """Make every split of the recipe in the folder `out`: data/<split>/<name>.hdf5 and stats.yaml.
 
-    workers: processes with one torch thread each (CPU only). resume=False starts over. Files of the same recipe
-    that are already complete are kept. Cost: one reference solve per case; memory of `batch` cases per worker.
+    workers: processes with one torch thread each (CPU only). Complete files of the same recipe are kept;
+    resume=False starts over. Cost: one reference solve per case; memory of `batch` cases per worker.
     """
     if workers < 1:
         raise UsageError(f"workers must be at least 1; got {workers}.")
     if workers > 1 and device != "cpu":
         raise UsageError(f"Several workers share no accelerator; use workers=1 with device={device}.")
     recipe.make_problem()
-    root = Path(out) / recipe.name
-    paths = {split: file_of(root, split) for split in recipe.splits}
+    root = Path(out)
+    paths = {split: file_of(root, recipe, split) for split in recipe.splits}
     jobs = []
     for split, path in paths.items():
         parts = _parts_folder(path)
@@ -77,9 +77,9 @@ def generate(
     return paths
 
 
-def file_of(root: Path, split: str) -> Path:
-    """The Well's place of a split: <name>/data/<split>/<name>.hdf5."""
-    return root / "data" / split / f"{root.name}.hdf5"
+def file_of(root: Path, recipe: Recipe, split: str) -> Path:
+    """The Well's place of a split: data/<split>/<name>.hdf5."""
+    return root / "data" / split / f"{recipe.name}.hdf5"
 
 
 def make_chunk(recipe: Recipe, problem: Problem, ids: range | list[int], device: str = "cpu") -> Chunk:

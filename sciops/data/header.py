@@ -2,7 +2,7 @@
 
 import json
 import platform
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -151,3 +151,18 @@ def require_usable(problem: Problem, grid: Grid) -> None:
     if problem.ndim != grid.ndim:
         raise UsageError(f"{type(problem).__name__} is {problem.ndim}-D but the grid is {grid.describe()}.")
     problem.boundary.check(grid)
+
+
+def to_plain(header: Header) -> dict[str, Any]:
+    """The header as JSON values."""
+    return asdict(header)
+
+
+def from_plain(table: dict[str, Any], path: Any) -> Header:
+    """The header that `to_plain` wrote."""
+    try:
+        grid = Grid(**{k: tuple(v) for k, v in table["grid"].items()})
+        lists = {k: tuple(table[k]) for k in ("inputs", "outputs", "times")}
+        return Header(**(table | lists | {"grid": grid}))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: its sciops header is incomplete ({error}); convert the file again.") from None

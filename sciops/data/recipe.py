@@ -12,7 +12,6 @@
 Case ids run through the splits in the order written; the seed of a case is a hash of root seed and id.
 """
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-from sciops.core.config import build
+from sciops.core.config import build, check_keys
 from sciops.core.errors import UsageError
 from sciops.core.grid import Grid
 from sciops.core.problem import Problem
@@ -141,7 +140,8 @@ def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
     for key in ("problem", "grid", "splits"):
         if key not in table:
             raise UsageError(f"{where} lacks the key '{key}'.")
-        if not isinstance(table[key], dict):
+    for key in ("problem", "grid", "splits", "reference"):
+        if not isinstance(table.get(key) or {}, dict):
             raise UsageError(f"{where}: '{key}' must be a mapping; got {table[key]!r}.")
     check_keys(table["problem"], ("class_path", "init_args"), f"{where}, problem")
     grid = table["grid"]
@@ -159,17 +159,6 @@ def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
     return Recipe(
         str(table.get("name", "dataset")), table["problem"], box, table["splits"], reference=settings, **optional
     )
-
-
-def check_keys(table: Mapping[str, Any], accepted: tuple[str, ...], where: str) -> None:
-    """Raise UsageError for the first unknown key, naming the accepted ones and the likely intention."""
-    if not isinstance(table, Mapping):
-        raise UsageError(f"{where} must be a mapping with {', '.join(accepted)}; got {table!r}.")
-    for key in table:
-        if key not in accepted:
-            close = difflib.get_close_matches(str(key), accepted, 1)
-            hint = f"did you mean '{close[0]}'? " if close else ""
-            raise UsageError(f"{where}: unknown key '{key}'; {hint}Accepted: {', '.join(accepted)}.")
 
 
 def _require_integer(name: str, value: Any, least: int) -> None:

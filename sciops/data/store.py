@@ -150,9 +150,8 @@ def _varying(item: Any, sample: bool, time: bool) -> None:
 def _create(file: h5py.File, header: Header, first: Chunk, count: int, compression: str) -> None:
     """Allocate every per-case dataset from the shapes and types of the first chunk."""
     filters: dict[str, Any] = {"shuffle": True}
-    filters |= {"gzip": {"compression": "gzip", "compression_opts": 4}, "lzf": {"compression": "lzf"}}.get(
-        compression, {}
-    )
+    if compression != "none":
+        filters |= {"compression": compression, "compression_opts": 4 if compression == "gzip" else None}
     space = header.grid.shape
     fields = file["t0_fields"]
     for name in [*stored_inputs(header), *header.outputs]:

@@ -129,8 +129,8 @@ class StoredDataset(Dataset):
             else:
                 values = self.file[source.member][(frames,) if source.time_varying else ()]
                 values = np.broadcast_to(values, (len(rows), *values.shape))
-        if source.component:
-            values = values[(..., *source.component)]
+        for component in reversed(source.component):
+            values = values[..., component]
         if not source.time_varying:
             values = values[:, None]
         for j, varies in enumerate(source.dim_varying):

@@ -1,0 +1,199 @@
+"""Lightning data module: a recipe or files in, dictionaries of tensors out, in an order that resume repeats."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data.distributed import DistributedSampler
+
+from sciops.core.dataset import Dataset
+from sciops.core.errors import UsageError
+from sciops.core.random import case_seed, generator
+from sciops.data.normalise import Kind, Normaliser
+from sciops.data.open import open_dataset
+from sciops.data.part import split_off
+
+MEMORY_LIMIT = 4 * 2**30
+
+
+class Pairs(TorchDataset):
+    """Rows {"x": (c, *s), "y": (c, *s), "index": ()} of a steady dataset; read from disk or held in memory."""
+
+    def __init__(self, dataset: Dataset, channels: list[int], in_memory: bool) -> None:
+        self.dataset, self.channels = dataset, channels
+        self.held = self._read(range(len(dataset))) if in_memory else None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+        """A whole batch at once: one read, no per-row collation."""
+        if self.held is not None:
+            x, y = (tensor[rows] for tensor in self.held)
+        else:
+            x, y = self._read(rows)
+        return {"x": x, "y": y, "index": torch.tensor(rows)}
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return {name: tensor[0] for name, tensor in self.__getitems__([row]).items()}
+
+    def _read(self, rows: Any) -> tuple[Tensor, Tensor]:
+        rows = list(rows)
+        x = self.dataset.cases(rows).inputs.values[:, 0][:, self.channels]
+        truth = self.dataset.truth(rows).values
+        if truth.shape[1] != 1:
+            raise UsageError(
+                f"OperatorData learns steady maps, but the data has {truth.shape[1]} frames; choose a rollout task."
+            )
+        return x, truth[:, 0]
+
+
+class Shuffled(DistributedSampler):
+    """A permutation drawn from (seed, epoch) alone: independent of any global random state, so resume repeats it.
+
+    Lightning calls `set_epoch` at the start of every epoch, also after a resume. In a distributed run every
+    process takes its share of the same permutation (the last cases are repeated to make the shares equal).
+    """
+
+    def __init__(self, dataset: TorchDataset, seed: int) -> None:
+        running = dist.is_available() and dist.is_initialized()
+        world, rank = (dist.get_world_size(), dist.get_rank()) if running else (1, 0)
+        super().__init__(dataset, world, rank, shuffle=True, seed=seed)
+        self.count = len(dataset)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(self.count, generator=generator(case_seed(self.seed, self.epoch, "shuffle")))
+        padded = order.repeat(-(-self.total_size // self.count))[: self.total_size]
+        return iter(padded[self.rank :: self.num_replicas].tolist())
+
+
+class OperatorData(LightningDataModule):
+    """Batches {"x": (n, c, *s), "y": (n, c, *s), "index": (n,)} in physical units, and fitted normalisers.
+
+    source: recipe (.yaml), data file or folder. A recipe is generated under `folder`/<name> if it is not there.
+    inputs: channel names; by default those that vary in the training split (a constant forcing says nothing).
+    valid: cases taken from the end of the training split where the data has no valid split.
+    normalise_input, normalise_output: identity | scalar | channel | pixel | unit; fitted on the training split by
+    `setup`, handed to the model as `input_normaliser`, `output_normaliser`: the model encodes and decodes.
+    in_memory: hold the splits in memory (default: when they take less than 4 GiB).
+    """
+
+    def __init__(
+        self,
+        source: str,
+        batch_size: int = 8,
+        workers: int = 0,
+        normalise_input: Kind = "identity",
+        normalise_output: Kind = "scalar",
+        inputs: list[str] | None = None,
+        valid: int | None = None,
+        seed: int = 0,
+        folder: str = "data",
+        in_memory: bool | None = None,
+        generate_workers: int = 1,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1; got {batch_size}.")
+        self.source, self.batch_size, self.workers, self.seed = source, batch_size, workers, seed
+        self.inputs, self.valid, self.folder, self.in_memory = inputs, valid, Path(folder), in_memory
+        self.generate_workers, self.device = generate_workers, device
+        self.input_normaliser = Normaliser(normalise_input)
+        self.output_normaliser = Normaliser(normalise_output)
+        self.splits: dict[str, Dataset] = {}
+        self.pairs: dict[str, Pairs] = {}
+
+    @property
+    def data_path(self) -> Path:
+        """Where the data is or will be."""
+        if Path(self.source).suffix not in (".yaml", ".yml"):
+            return Path(self.source)
+        from sciops.data.recipe import load_recipe
+
+        return self.folder / load_recipe(self.source).name
+
+    def prepare_data(self) -> None:
+        if Path(self.source).suffix in (".yaml", ".yml"):
+            from sciops.data.generate import generate
+            from sciops.data.recipe import load_recipe
+
+            generate(load_recipe(self.source), self.data_path, self.generate_workers, self.device)
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.pairs:
+            return
+        if not self.data_path.exists():
+            self.prepare_data()
+        splits = open_dataset(self.data_path)
+        if "train" not in splits:
+            raise UsageError(f"{self.data_path} has no train split; it has {', '.join(splits)}.")
+        if "valid" not in splits:
+            splits["train"], splits["valid"] = split_off(splits["train"], self.valid or len(splits["train"]) // 10)
+        self.splits = splits
+        train = splits["train"]
+        names = [c.name for c in train.problem.inputs]
+        channels = self._channels(train, names)
+        self.inputs = [names[j] for j in channels]
+        for split, dataset in splits.items():
+            self.pairs[split] = Pairs(dataset, channels, self._fits(dataset))
+        for key, normaliser in (("x", self.input_normaliser), ("y", self.output_normaliser)):
+            normaliser.fit(batch[key] for batch in self._loader("train", shuffle=False, workers=0))
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """(input, output) channels that a network must have."""
+        self.setup()
+        return len(self.inputs or ()), len(self.splits["train"].problem.outputs)
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train", shuffle=True, workers=self.workers)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader("valid", shuffle=False, workers=self.workers)
+
+    def test_dataloader(self) -> list[DataLoader]:
+        return [self._loader(name, False, self.workers) for name in self.pairs if name.startswith("test")]
+
+    def predict_dataloader(self) -> list[DataLoader]:
+        return self.test_dataloader()
+
+    def _loader(self, split: str, shuffle: bool, workers: int) -> DataLoader:
+        pairs = self.pairs[split]
+        return DataLoader(
+            pairs,
+            batch_size=self.batch_size,
+            sampler=Shuffled(pairs, self.seed) if shuffle else None,
+            num_workers=workers,
+            collate_fn=_as_is,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            # The loader draws a base seed from the global state unless it has a generator of its own.
+            generator=generator(self.seed),
+        )
+
+    def _fits(self, dataset: Dataset) -> bool:
+        if self.in_memory is not None:
+            return self.in_memory
+        count = len(self.inputs or ()) + len(dataset.problem.outputs)
+        return len(dataset) * dataset.grid.size * count * 8 < MEMORY_LIMIT
+
+    def _channels(self, train: Dataset, names: list[str]) -> list[int]:
+        if self.inputs is not None:
+            for name in self.inputs:
+                if name not in names:
+                    raise UsageError(f"inputs: the data has channels {', '.join(names)}; got '{name}'.")
+            return [names.index(name) for name in self.inputs]
+        values = train.cases(slice(0, 64)).inputs.values[:, 0]
+        varying = [j for j in range(len(names)) if bool((values[:, j] != values[0, j].flatten()[0]).any())]
+        return varying or list(range(len(names)))
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
