@@ -142,6 +142,16 @@ def test_dual_norm_is_the_relative_energy_distance_to_the_discrete_solution(cond
         assert float(got[i]) == pytest.approx(expected, rel=1e-8)
 
 
+@pytest.mark.parametrize("points", [4, 16])
+def test_dual_norm_of_a_periodic_problem_does_not_see_a_constant(points: int) -> None:
+    problem = Poisson(condition="periodic")
+    cases = problem.sample([0, 1], Grid.box(points, ndim=2, layout="periodic"))
+    true = problem.reference(cases).field
+    values = named("residual_dual").per_case(true, true, cases)
+    torch.testing.assert_close(named("residual_dual").per_case(true + 5.0, true, cases), values, rtol=1e-9, atol=0)
+    assert 0 < float(values.max()) < 1
+
+
 def test_dual_norm_accepts_a_linear_solver() -> None:
     class Dense(LinearSolver):
         """Dense inverse, for tests."""
