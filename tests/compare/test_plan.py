@@ -62,7 +62,7 @@ def test_unknown_argument_of_a_solver_is_named(tmp_path):
 
 def test_bare_names_and_paths(tmp_path):
     assert find("poisson").name == "poisson.yaml"
-    with pytest.raises(UsageError, match="known: .*poisson"):
+    with pytest.raises(UsageError, match=r"known: .*poisson"):
         find("poison")
     with pytest.raises(UsageError, match="no file"):
         find(str(tmp_path / "absent.yaml"))

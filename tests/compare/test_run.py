@@ -24,8 +24,7 @@ def plan(*solvers, **changes):
 
 @pytest.fixture
 def quiet():
-    said = []
-    return said
+    return []
 
 
 def test_everything_is_written_and_failures_are_rows(splits, tmp_path, quiet):
