@@ -190,21 +190,23 @@ class Problem:
 class DataOnly(Problem):
     """u = G(a): input and output fields from a file, equation unknown. Offers the DATA view alone."""
 
-    input_names: tuple[str, ...] = ("a",)
-    output_names: tuple[str, ...] = ("u",)
+    input_names: Sequence[str] = ("a",)
+    output_names: Sequence[str] = ("u",)
     ndim: int = 2
-    wall: str = "dirichlet"
+    wall: str | Sequence[str] = "dirichlet"  # one kind for all axes, or one per axis
     interpolation: Literal["nearest", "linear", "cubic"] = "linear"
 
     def __post_init__(self) -> None:
         if self.interpolation not in ("nearest", "linear", "cubic"):
             raise UsageError(f"interpolation must be nearest, linear or cubic; got '{self.interpolation}'.")
+        walls = (self.wall,) * self.ndim if isinstance(self.wall, str) else tuple(self.wall)
         fixed = {
             "input_names": tuple(self.input_names),
             "output_names": tuple(self.output_names),
             "inputs": tuple(Channel(name, self.interpolation) for name in self.input_names),
             "outputs": tuple(Channel(name) for name in self.output_names),
-            "boundary": Boundary.of(self.wall, self.ndim),
+            "boundary": Boundary(tuple((kind, kind) for kind in walls)),
+            "wall": self.wall if isinstance(self.wall, str) else walls,
         }
         for name, value in fixed.items():  # frozen dataclass: lists from YAML become tuples here
             object.__setattr__(self, name, value)
