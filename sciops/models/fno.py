@@ -54,6 +54,10 @@ class FNO(nn.Module):
         modes = [n_modes] * ndim if isinstance(n_modes, int) else list(n_modes)
         if len(modes) != ndim or min(modes) < 1:
             raise UsageError(f"n_modes takes one positive number, or one per axis ({ndim}); got {n_modes!r}.")
+        if width < 2:
+            raise UsageError(
+                f"width must be 2 or more (the pointwise network inside a layer has half of it); got {width}."
+            )
         if padding < 0:
             raise UsageError(f"padding is a number of points, 0 or more; got {padding}.")
         self.bc, self.layout, self.padding = per_axis(bc, ndim, layout), layout, padding
