@@ -19,6 +19,8 @@ def native_contents(file: h5py.File, path: Path) -> Contents:
     """Contents of a native file; DataError if there is no /sciops group or it has another schema."""
     header = read_header(file, path)
     own = file["sciops"]
+    if "case_id" not in own:
+        raise DataError(f"{path} lacks /sciops/case_id, without which no case can be told; generate it again.")
     return Contents(
         header,
         int(file.attrs["n_trajectories"]),

@@ -32,11 +32,9 @@ class Moments:
 
     def summary(self) -> dict[str, np.ndarray]:
         variance = self.spread / max(self.count, 1)
-        return {
-            "mean": self.mean,
-            "std": np.maximum(np.sqrt(variance), FLOOR),
-            "rms": np.maximum(np.sqrt(variance + self.mean**2), FLOOR),
-        }
+        std, rms = np.sqrt(variance), np.sqrt(variance + self.mean**2)
+        table = {"mean": self.mean, "std": np.maximum(std, FLOOR), "rms": np.maximum(rms, FLOOR)}
+        return {name: np.asarray(value) for name, value in table.items()}
 
 
 def compute_stats(paths: Iterable[Path]) -> dict[str, dict[str, np.ndarray]]:
@@ -79,4 +77,4 @@ def write_stats(path: Path, files: Iterable[Path]) -> None:
 def _nested(value: np.ndarray) -> str:
     if value.ndim == 0:
         return f"{float(value):.4E}"
-    return "[" + ", ".join(_nested(v) for v in value) + "]"
+    return "[" + ", ".join(_nested(np.asarray(v)) for v in value) + "]"

@@ -138,7 +138,7 @@ class StoredDataset(Dataset):
                 values = np.expand_dims(values, 2 + j)
         count = 1 if first_frame else steps
         values = np.broadcast_to(values, (len(rows), count, *self.grid.shape))
-        finite = np.isfinite(values.reshape(len(values), -1)).all(1)
+        finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
         if not finite.all():
             raise DataError(
                 f"{self.path}: field '{name}' of case {rows[int((~finite).argmax())]} holds NaN or infinity; "
