@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sciops.core.errors import UsageError
 from sciops.core.linear import LinearOperator, LinearSolution, LinearSolver, Status, require_tags
-from sciops.numerics.multigrid import tree_sum
+from sciops.numerics.multigrid import Hierarchy
+from sciops.numerics.reductions import row_sum
 
 GROWTH = 1e8
 """A residual this many times its start means divergence."""
@@ -81,7 +82,7 @@ class ConjugateGradients(LinearSolver):
         for group in groups:
             rows = slice(group.start, group.start + group.A.n)
             start = None if x0 is None else x0[rows]
-            parts.append(pcg(group.A, b[rows], group.precondition, start, tol, maxiter))
+            parts.append(pcg(group.A, b[rows], group.frame, start, tol, maxiter))
         return _joined(parts)
 
 
@@ -90,13 +91,72 @@ class Group:
 
     def __init__(self, A: LinearOperator, preconditioner: Preconditioner | None, start: int) -> None:
         self.A, self.start = A, start
-        self.precondition = preconditioner.setup(A) if preconditioner is not None else None
+        precondition = preconditioner.setup(A) if preconditioner is not None else None
+        native = precondition.frame() if isinstance(precondition, Hierarchy) else None
+        self.frame: Frame = native or PlainFrame(A, precondition)
+
+
+class Frame(Protocol):
+    """Vectors of one batch in whatever memory layout suits the preconditioner; `direction` is updated in place."""
+
+    direction: Tensor
+
+    def load(self, r: Tensor) -> Tensor:
+        """A residual (n, *space) in this layout; it may be overwritten."""
+
+    def store(self, x: Tensor) -> Tensor:
+        """A solution of this layout as (n, *space)."""
+
+    def matvec(self) -> Tensor:
+        """A · direction."""
+
+    def precondition(self, r: Tensor) -> Tensor:
+        """B r, projected off the null space."""
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        """Inner products (n,)."""
+
+    def norm(self, r: Tensor) -> Tensor:
+        """Euclidean norms (n,) of the residuals as the caller knows them."""
+
+    def wide(self, per_system: Tensor) -> Tensor:
+        """(n,) broadcast against vectors."""
+
+
+class PlainFrame:
+    """Vectors as they are, (n, *space)."""
+
+    def __init__(self, A: LinearOperator, precondition: Callable[[Tensor], Tensor] | None) -> None:
+        self.A, self.apply = A, precondition
+        self.direction = torch.zeros((A.n, *A.space), dtype=A.dtype, device=A.device)
+
+    def load(self, r: Tensor) -> Tensor:
+        return r.clone()
+
+    def store(self, x: Tensor) -> Tensor:
+        return x
+
+    def matvec(self) -> Tensor:
+        return self.A.matvec(self.direction)
+
+    def precondition(self, r: Tensor) -> Tensor:
+        z = r if self.apply is None else self.apply(r)
+        return _centred(z) if self.A.nullspace == "constant" else z
+
+    def dot(self, a: Tensor, b: Tensor) -> Tensor:
+        return row_sum((a * b).flatten(1))
+
+    def norm(self, r: Tensor) -> Tensor:
+        return self.dot(r, r).sqrt()
+
+    def wide(self, per_system: Tensor) -> Tensor:
+        return _wide(per_system, self.direction)
 
 
 def pcg(
     A: LinearOperator,
     b: Float[Tensor, "n *s"],
-    precondition: Callable[[Tensor], Tensor] | None = None,
+    frame: Frame,
     x0: Float[Tensor, "n *s"] | None = None,
     tol: float = 1e-8,
     maxiter: int = 500,
@@ -106,50 +166,54 @@ def pcg(
     b = _centred(b) if singular else b
     scale = _norm(b)
     goal = tol * scale
-    x = torch.zeros_like(b) if x0 is None else x0.clone()
-    r = b - A.matvec(x) if x0 is not None else b.clone()
-    size = _norm(r)
+    start = b if x0 is None else b - A.matvec(x0)
+    size = _norm(start)
     first = torch.maximum(size, scale)
     history = [_relative(size, scale)]
     broken = ~torch.isfinite(size)
     diverged = torch.zeros_like(broken)
     active = (size > goal) & ~broken
+    r = frame.load(torch.where(_wide(broken, start), 0.0, start))
+    p = frame.direction.zero_()
+    x = torch.zeros_like(p)
+    rho = torch.ones_like(size)
     iterations = torch.zeros(A.n, dtype=torch.int64, device=b.device)
-    p, rho = torch.zeros_like(b), torch.ones_like(size)
-    count = 0
-    while count < maxiter and bool(active.any()):
-        r = torch.where(_wide(active, r), r, 0.0)
-        z = r if precondition is None else precondition(r)
-        if singular:
-            z = _centred(z)
-        new_rho = _dot(r, z)
-        p = torch.addcmul(z, p, _wide(torch.where(active, new_rho / rho, 0.0), p))
-        q = A.matvec(p)
-        curvature = _dot(p, q)
-        # A frozen or finished system takes steps of length zero; p of a broken one is kept out by `where`.
+    for _ in range(maxiter):
+        if not bool(active.any()):
+            break
+        z = frame.precondition(r)
+        new_rho = frame.dot(r, z)
+        torch.addcmul(z, p, frame.wide(torch.where(active, new_rho / rho, 0.0)), out=p)
+        q = frame.matvec()
+        curvature = frame.dot(p, q)
         wrong = active & ~(torch.isfinite(new_rho) & torch.isfinite(curvature))
         indefinite = active & ~wrong & ((curvature <= 0) | (new_rho <= 0))
-        broken, diverged = broken | wrong, diverged | indefinite
         active = active & ~wrong & ~indefinite
-        alpha = _wide(torch.where(active, new_rho / curvature, 0.0), p)
-        p = torch.where(_wide(active, p), p, 0.0)
-        q = torch.where(_wide(active, q), q, 0.0)
+        if bool(wrong.any()):
+            # Zero is the one value that keeps NaN from coming back through 0·NaN.
+            for vector in (r, p, q):
+                vector.masked_fill_(frame.wide(wrong), 0.0)
+        broken, diverged = broken | wrong, diverged | indefinite
+        # Frozen systems take steps of length zero, which change no bit.
+        alpha = frame.wide(torch.where(active, new_rho / curvature, 0.0))
         x.addcmul_(p, alpha)
         r.addcmul_(q, alpha, value=-1.0)
         rho = torch.where(active, new_rho, 1.0)
-        count += 1
         iterations += active
-        size = torch.where(active, _norm(r), size)
+        size = torch.where(active, frame.norm(r), size)
         history.append(_relative(size, scale))
-        diverged = diverged | (active & (size > GROWTH * first))
-        active = active & (size > goal) & ~diverged
+        grown = active & ~(size <= GROWTH * first)
+        diverged = diverged | grown
+        active = active & (size > goal) & ~grown
+    answer = frame.store(x)
+    if x0 is not None:
+        answer = x0 + answer
     if singular:
-        x = _centred(x)
-    final = _norm(b - A.matvec(x))
+        answer = _centred(answer)
+    final = _norm(b - A.matvec(answer))
     status = _status(active, broken | ~torch.isfinite(final), diverged)
-    return LinearSolution(
-        x, status, iterations, _relative(final, scale), torch.stack(history), count + 1 + (x0 is not None)
-    )
+    applications = len(history) + (x0 is not None)
+    return LinearSolution(answer, status, iterations, _relative(final, scale), torch.stack(history), applications)
 
 
 def _status(unfinished: Tensor, broken: Tensor, diverged: Tensor) -> list[Status]:
@@ -169,9 +233,7 @@ def _joined(parts: list[LinearSolution]) -> LinearSolution:
     if len(parts) == 1:
         return parts[0]
     length = max(len(part.history) for part in parts)
-    histories = [
-        torch.cat([part.history, part.history[-1:].expand(length - len(part.history), -1)]) for part in parts
-    ]
+    histories = [torch.cat([part.history, part.history[-1:].expand(length - len(part.history), -1)]) for part in parts]
     return LinearSolution(
         torch.cat([part.x for part in parts]),
         [status for part in parts for status in part.status],
@@ -182,12 +244,8 @@ def _joined(parts: list[LinearSolution]) -> LinearSolution:
     )
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return tree_sum((a * b).flatten(1))
-
-
 def _norm(a: Tensor) -> Tensor:
-    return _dot(a, a).sqrt()
+    return row_sum((a * a).flatten(1)).sqrt()
 
 
 def _relative(size: Tensor, scale: Tensor) -> Tensor:
@@ -195,7 +253,7 @@ def _relative(size: Tensor, scale: Tensor) -> Tensor:
 
 
 def _centred(a: Tensor) -> Tensor:
-    return a - _wide(tree_sum(a.flatten(1)) / a[0].numel(), a)
+    return a - _wide(row_sum(a.flatten(1)) / a[0].numel(), a)
 
 
 def _wide(per_system: Tensor, like: Tensor) -> Tensor:

@@ -16,6 +16,19 @@ from torch import Tensor
 Index = tuple[int, ...]
 
 
+def parities(ndim: int) -> list[Index]:
+    """The 2^d classes in row-major order; class number k and parity p are used interchangeably."""
+    return list(product((0, 1), repeat=ndim))
+
+
+def class_number(parity: Index) -> int:
+    """Position of a parity in `parities`."""
+    number = 0
+    for p in parity:
+        number = 2 * number + p
+    return number
+
+
 def neighbour(parity: Index, offset: Index) -> tuple[Index, Index]:
     """Class q and index shift s of the point at `offset` from a point of class p: p + o = q + 2s."""
     total = [p + o for p, o in zip(parity, offset, strict=True)]
@@ -40,7 +53,7 @@ class ParityLayout:
 
     @cached_property
     def parities(self) -> list[Index]:
-        return list(product((0, 1), repeat=len(self.space)))
+        return parities(len(self.space))
 
     @cached_property
     def sizes(self) -> Index:
@@ -62,20 +75,35 @@ class ParityLayout:
     def slack(self) -> int:
         return sum(self.strides)
 
+    @cached_property
+    def starts(self) -> dict[Index, int]:
+        """Where the view shifted by s ∈ {−1,0,1}^d begins."""
+        shifts = product((-1, 0, 1), repeat=len(self.space))
+        return {s: self.slack + sum(o * w for o, w in zip(s, self.strides, strict=True)) for s in shifts}
+
     def zeros(self, *lead: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Storage for `lead` class arrays."""
         return torch.zeros((*lead, self.total + 2 * self.slack), dtype=dtype, device=device)
 
-    def shifted(self, storage: Tensor, shift: Index | None = None) -> Tensor:
-        """Flat view whose entry I is storage[I + shift]."""
-        start = self.slack
-        if shift is not None:
-            start += sum(s * stride for s, stride in zip(shift, self.strides, strict=True))
-        return storage[..., start : start + self.total]
+    def hollow(self, *lead: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Storage whose slack is zero and whose values are yet to be written."""
+        storage = torch.empty((*lead, self.total + 2 * self.slack), dtype=dtype, device=device)
+        storage[..., : self.slack] = 0.0
+        storage[..., self.slack + self.total :] = 0.0
+        return storage
+
+    def shifted(self, row: Tensor, shift: Index) -> Tensor:
+        """Flat view of one class array whose entry I is row[I + shift]."""
+        start = self.starts[shift]
+        return row[start : start + self.total]
+
+    def core(self, storage: Tensor) -> Tensor:
+        """The storage without slack, ghosts included, as (…, total)."""
+        return storage[..., self.slack : self.slack + self.total]
 
     def padded(self, storage: Tensor) -> Tensor:
         """View of shape (…, n, *widths), ghosts included."""
-        return self.shifted(storage).view(*storage.shape[:-1], self.n, *self.widths)
+        return self.core(storage).view(*storage.shape[:-1], self.n, *self.widths)
 
     def interior(self, storage: Tensor, counts: Index | None = None) -> Tensor:
         """View of shape (…, n, *sizes) without ghosts; `counts` trims each axis further."""
@@ -87,22 +115,27 @@ class ParityLayout:
 
     def class_views(self, storage: Tensor) -> list[Tensor]:
         """For storage of shape (2^d, …): per class the view of its real points, dummies excluded."""
-        counts = [
-            tuple((m + 1 - p) // 2 for m, p in zip(self.space, parity, strict=True)) for parity in self.parities
-        ]
+        counts = [tuple((m + 1 - p) // 2 for m, p in zip(self.space, parity, strict=True)) for parity in self.parities]
         return [self.interior(storage[k], count) for k, count in enumerate(counts)]
 
     def pick(self, values: Tensor) -> list[Tensor]:
-        """Views of an ordinary (n, *space) array, one per class."""
-        return [values[(slice(None), *(slice(p, None, 2) for p in parity))] for parity in self.parities]
+        """Views of an ordinary (…, *space) array, one per class."""
+        return [values[(..., *(slice(p, None, 2) for p in parity))] for parity in self.parities]
 
     def split(self, values: Tensor, storage: Tensor) -> None:
-        """Copy an (n, *space) array into class storage (2^d, …)."""
+        """Copy a (…, n, *space) array into class storage (2^d, …)."""
         for target, source in zip(self.class_views(storage), self.pick(values), strict=True):
+            target.copy_(source)
+
+    def merge(self, storage: Tensor, values: Tensor) -> None:
+        """Copy class storage (2^d, …) into a (…, n, *space) array."""
+        for source, target in zip(self.class_views(storage), self.pick(values), strict=True):
             target.copy_(source)
 
     def fill(self, storage: Tensor) -> None:
         """Set the ghosts of class storage (2^d, …) on periodic axes; bounded axes keep their zeros."""
+        if not any(self.periodic):
+            return
         axes = len(self.space)
         view = self.padded(storage).unflatten(0, (2,) * axes)
         for axis, (m, wrap) in enumerate(zip(self.space, self.periodic, strict=True)):
@@ -121,16 +154,18 @@ class ParityLayout:
 
     def wrap_front(self, storage: Tensor) -> None:
         """Set the front ghosts on periodic axes to the last entry of the same class."""
-        self._wrap(storage, 0)
+        self._wrap(storage, front=True)
 
     def wrap_back(self, storage: Tensor) -> None:
         """Set the rear ghosts on periodic axes to the first entry of the same class."""
-        self._wrap(storage, 1)
+        self._wrap(storage, front=False)
 
-    def _wrap(self, storage: Tensor, side: int) -> None:
+    def _wrap(self, storage: Tensor, front: bool) -> None:
+        if not any(self.periodic):
+            return
         view = self.padded(storage)
         first = view.dim() - len(self.space)
         for axis, (size, wrap) in enumerate(zip(self.sizes, self.periodic, strict=True)):
             if wrap:
-                target, source = (0, size) if side == 0 else (size + 1, 1)
+                target, source = (0, size) if front else (size + 1, 1)
                 view.select(first + axis, target).copy_(view.select(first + axis, source))

@@ -173,9 +173,7 @@ def _ifft_along(x: Tensor, axis: int) -> Tensor:
     return torch.fft.ifft(x, dim=axis)
 
 
-def _real_pair(
-    name: str, kind: int
-) -> tuple[Callable[[Tensor, int], Tensor], Callable[[Tensor, int], Tensor]]:
+def _real_pair(name: str, kind: int) -> tuple[Callable[[Tensor, int], Tensor], Callable[[Tensor, int], Tensor]]:
     direct, back = (dst, idst) if name == "dst" else (dct, idct)
     return lambda x, axis: direct(x, kind, (axis,)), lambda x, axis: back(x, kind, (axis,))
 

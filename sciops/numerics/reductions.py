@@ -1,0 +1,30 @@
+"""Sums whose rounding does not depend on what else is in the batch."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def tree_sum(values: Float[Tensor, "*n k"]) -> Float[Tensor, "*n"]:
+    """Σ over the last axis by repeated halving: the order of additions depends on its length alone."""
+    while values.shape[-1] > 1:
+        half, odd = divmod(values.shape[-1], 2)
+        folded = values[..., :half] + values[..., half : 2 * half]
+        if odd:
+            folded[..., 0] += values[..., -1]
+        values = folded
+    return values[..., 0]
+
+
+def row_sum(values: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
+    """Σ over each row, the same bits for a row alone and in a batch.
+
+    `torch.sum` adds a contiguous row in an order of its own that depends on the row's length only, except when
+    the result is a single number, which threads then share; two half rows per row avoid that case.
+    """
+    half = values.shape[1] // 2
+    if half < 64:
+        return tree_sum(values)
+    halves = torch.sum(values[:, : 2 * half].reshape(-1, half), dim=1).reshape(-1, 2)
+    total = halves[:, 0] + halves[:, 1]
+    return total + values[:, -1] if values.shape[1] % 2 else total
