@@ -135,7 +135,8 @@ def _compare(options: argparse.Namespace) -> int:
         {"solver": name, "can run": "no" if reason else "yes", "why not": reason}
         for name, reason in Comparison(plan, splits, out, _say).matrix()
     ]
-    console.print(rich_table(f"{plan.title}: who can run on {splits.name}", matrix))
+    console.print(f"[bold]{plan.title}[/bold]: who can run on {splits.name}")
+    console.print(rich_table(matrix))
     if options.dry_run:
         return 0
     results = compare(plan, splits, out, _say)
@@ -144,9 +145,10 @@ def _compare(options: argparse.Namespace) -> int:
         console.print(line, style="dim", markup=False)
     for title, lines in sections(results).items():
         if title != "Compatibility":
-            console.print(rich_table(title, lines))
+            console.print(f"\n[bold]{title}[/bold]")
+            console.print(rich_table(lines))
     console.print(f"Results in {out}: " + ", ".join(path.name for path in files), markup=False)
-    return 0
+    return 0 if any(row.status in ("ok", "partial") for row in results.rows) else 1
 
 
 def _generate(options: argparse.Namespace) -> int:

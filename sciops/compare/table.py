@@ -220,11 +220,11 @@ def csv_text(results: Results) -> str:
     return buffer.getvalue()
 
 
-def rich_table(title: str, lines: list[Line]) -> Any:
+def rich_table(lines: list[Line]) -> Any:
     """The same table for a terminal."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", header_style="bold", row_styles=["", "dim"])
+    table = Table(header_style="bold", row_styles=["", "dim"])
     for name in lines[0] if lines else []:
         table.add_column(name, overflow="fold", justify="left" if name in ("solver", "needs", "status") else "right")
     for line in lines:
