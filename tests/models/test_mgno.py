@@ -230,6 +230,22 @@ def test_commutes_with_reflections_and_rotations(layout: str, n: int, bc: str, r
     assert defect() < 1e-13
 
 
+@pytest.mark.parametrize(("layout", "n"), [("node", 33), ("cell", 32)])
+def test_neumann_is_the_even_periodic_extension(layout: str, n: int) -> None:
+    """Mirrored about its ends and made periodic, a field gives the mirrored answer, for symmetric kernels."""
+    options = {"width": 4, "layers": 2, "iterations": ("11", "10", "20"), "layout": layout}
+    walls = MgNO(**options, bc="neumann").double()  # type: ignore[arg-type]
+    torus = MgNO(**options, bc="periodic").double()  # type: ignore[arg-type]
+    symmetrise(walls)
+    torus.load_state_dict(walls.state_dict())
+    x = torch.randn(1, 1, n, n, dtype=torch.float64)
+    mirrored = x
+    for axis in (2, 3):
+        image = mirrored.flip(axis)
+        mirrored = torch.cat([mirrored, image if layout == "cell" else image.narrow(axis, 1, n - 2)], dim=axis)
+    torch.testing.assert_close(torus(mirrored)[..., :n, :n], walls(x), rtol=1e-11, atol=1e-12)
+
+
 def test_node_boundary_is_exact() -> None:
     value = 0.37
     model = MgNO(width=3, layers=1, iterations=("10", "20"), boundary_value=value)

@@ -5,7 +5,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from sciops.models.boundary import CIRCULAR, REFLECT, ZEROS
+from sciops.models.boundary import CIRCULAR, REFLECT, REPLICATE, ZEROS
 from sciops.models.vcycle import Geometry, VCycle
 
 POINT5 = torch.tensor([[0.0, -1, 0], [-1, 4, -1], [0, -1, 0]], dtype=torch.float64)
@@ -162,3 +162,26 @@ def test_levels_without_smoothing_are_refused() -> None:
         VCycle(1, 1, [(1, 0), (0, 0)], Geometry((ZEROS, ZEROS), (3,)))
     with pytest.raises(ValueError, match="one \\(pre, post\\) pair per level"):
         VCycle(1, 1, [(1, 0)] * 3, Geometry((ZEROS, ZEROS), (3,)))
+
+
+def interpolant(mode: str, kernel: int, f: torch.Tensor) -> torch.Tensor:
+    """Down and up once, nothing else: sampling and linear interpolation (3), or cell means and copies (4)."""
+    W = VCycle(1, 1, [(0, 0), (1, 0)], Geometry((mode,), (kernel,), kernel)).double().requires_grad_(False)
+    down, up = ([0, 1, 0], [0.5, 1, 0.5]) if kernel == 3 else ([0, 0.5, 0.5, 0], [0, 1, 1, 0])
+    W.S[1][0].weight.copy_(torch.tensor([0, 1, 0]))
+    W.R[0].weight.copy_(torch.tensor(down))
+    W.T[0].weight.copy_(torch.tensor(up))
+    return W(f.double().view(1, 1, -1)).flatten()
+
+
+@pytest.mark.parametrize(("mode", "last"), [(REFLECT, 8.0), (CIRCULAR, 4.0), (ZEROS, 4.0)])
+def test_ghosts_of_an_even_node_grid(mode: str, last: float) -> None:
+    """Ten nodes, sampled at 0, 2, …, 8: node 9 is the mean of node 8 and the ghost, its mirror image or f(0) = 0."""
+    expected = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, last], dtype=torch.float64)
+    assert torch.equal(interpolant(mode, 3, torch.arange(10)), expected)
+
+
+def test_ghosts_of_an_odd_cell_grid() -> None:
+    """Nine cells: the fifth coarse cell holds cell 8 and its mirror image."""
+    expected = torch.tensor([0.5, 0.5, 2.5, 2.5, 4.5, 4.5, 6.5, 6.5, 8], dtype=torch.float64)
+    assert torch.equal(interpolant(REPLICATE, 4, torch.arange(9)), expected)
