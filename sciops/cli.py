@@ -6,7 +6,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 TRAINER_VERBS = {
     "fit": "train a model from a YAML (Lightning CLI)",
@@ -177,10 +176,9 @@ def _info(options: argparse.Namespace) -> int:
     """Describe a data file: problem, shapes, splits, label error, versions, fingerprint."""
     from rich.console import Console
 
-    from sciops.data.info import describe
+    from sciops.data.info import describe, table
 
-    description: Any = describe(options.file)
-    Console().print(description)
+    Console(width=None if sys.stdout.isatty() else 160).print(table(describe(options.file)))
     return 0
 
 
