@@ -131,7 +131,7 @@ class OperatorData(LightningDataModule):
             return
         if not self.data_path.exists():
             self.prepare_data()
-        splits = open_dataset(self.data_path)
+        splits = dict(open_dataset(self.data_path))
         if "train" not in splits:
             raise UsageError(f"{self.data_path} has no train split; it has {', '.join(splits)}.")
         if "valid" not in splits:

@@ -20,6 +20,7 @@ from sciops.core.field import Field
 from sciops.core.grid import Grid
 from sciops.core.linear import Status
 from sciops.core.problem import Problem
+from sciops.core.solver import Solution
 from sciops.data.chunk import Chunk
 from sciops.data.hdf5 import atomic
 from sciops.data.header import Header, numeric_arguments, versions
@@ -88,12 +89,7 @@ def make_chunk(recipe: Recipe, problem: Problem, ids: range | list[int], device:
     fine = recipe.solve_grid
     cases = problem.sample(recipe.seeds(ids), fine, torch.float64, device)
     solution = problem.reference(cases, recipe.reference.tol)
-    for i, status in zip(ids, solution.status, strict=True):
-        if status is not Status.OK:
-            raise DataError(
-                f"{recipe.name}: the reference of case {i} ended with status {status.value}; "
-                f"loosen reference.tol ({recipe.reference.tol:g}) or refine the grid."
-            )
+    _require_solved(recipe, ids, solution)
     if fine != recipe.grid:
         cases = _restrict_cases(cases, recipe.grid, recipe.reference.refine)
         values = _shared(solution.field.values, fine, recipe.reference.refine, 3)
@@ -109,6 +105,23 @@ def make_chunk(recipe: Recipe, problem: Problem, ids: range | list[int], device:
         error = torch.hypot(error.double(), _relative(stored.values.double() - truth.values, truth.values))
     method = str(solution.stats.get("label_method", "unknown"))
     return Chunk.of(cases, stored, residual, error, time.perf_counter() - started, method)
+
+
+def _require_solved(recipe: Recipe, ids: range | list[int], solution: Solution) -> None:
+    residual = solution.stats.get("residual")
+    measured = None if residual is None or solution.stats.get("label_method") == "exact" else residual.tolist()
+    for k, (i, status) in enumerate(zip(ids, solution.status, strict=True)):
+        if status is not Status.OK:
+            raise DataError(
+                f"{recipe.name}: the reference of case {i} ended with status {status.value}; "
+                f"loosen reference.tol ({recipe.reference.tol:g}) or refine the grid."
+            )
+        # Rounding may keep the true residual somewhat above what the recursion of a Krylov method believes.
+        if measured is not None and not measured[k] <= 100 * recipe.reference.tol:
+            raise DataError(
+                f"{recipe.name}: the reference of case {i} has residual {measured[k]:.1e}, far above "
+                f"reference.tol {recipe.reference.tol:g}; loosen the tolerance, rounding forbids it."
+            )
 
 
 def _relative(difference: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -125,7 +125,8 @@ def _open_folder(folder: Path, problem: Problem | None, options: Mapping[str, An
     # The resolution of the training data gets the plain name; others carry theirs.
     home = next(iter(flat.get("train", next(iter(flat.values())))))
     found = {}
-    for split, table in flat.items():
+    for split in (name for name in ("train", "valid", "test") if name in flat):
+        table = flat[split]
         plain = home if home in table else next(iter(table))
         for resolution, dataset in table.items():
             found[split if resolution == plain else f"{split}_{resolution}"] = dataset

@@ -56,12 +56,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.splits or any(name not in SPLITS for name in self.splits):
             raise UsageError(f"splits may be {', '.join(SPLITS)}; got {', '.join(map(str, self.splits)) or 'none'}.")
-        for name, count in self.splits.items():
-            _require_integer(f"splits.{name}", count, 1)
-        _require_integer("root_seed", self.root_seed, 0)
-        _require_integer("batch", self.batch, 1)
-        _require_integer("reference.refine", self.reference.refine, 1)
-        if not isinstance(self.reference.tol, float) or not 0 < self.reference.tol < 1:
+        if not 0 < self.reference.tol < 1:
             raise UsageError(f"reference.tol must lie between 0 and 1; got {self.reference.tol!r}.")
         if self.dtype not in DTYPES:
             raise UsageError(f"dtype must be {' or '.join(DTYPES)}; got {self.dtype!r}.")
@@ -150,10 +145,22 @@ def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
         raise UsageError(f"{where}, grid lacks the key 'shape'.")
     reference = table.get("reference") or {}
     check_keys(reference, ("tol", "refine"), f"{where}, reference")
+    shape = grid["shape"] if isinstance(grid["shape"], list) else [grid["shape"]]
+    integers = {f"grid.shape[{j}]": (n, 2) for j, n in enumerate(shape)}
+    integers |= {f"splits.{name}": (count, 1) for name, count in table["splits"].items()}
+    integers |= {key: (table[key], least) for key, least in (("root_seed", 0), ("batch", 1)) if key in table}
+    integers["reference.refine"] = reference.get("refine", 1), 1
+    for name, (value, least) in integers.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UsageError(f"{where}: {name} must be an integer of at least {least}; got {value!r}.")
     try:
-        box = Grid.box(grid["shape"], grid.get("lower", 0.0), grid.get("upper", 1.0), grid.get("layout", "node"))
+        box = Grid.box(
+            shape, _numbers(grid.get("lower", 0.0)), _numbers(grid.get("upper", 1.0)), grid.get("layout", "node")
+        )
         settings = Reference(float(reference.get("tol", 1e-10)), reference.get("refine", 1))
     except (TypeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise UsageError(f"{where}: {error}") from None
         raise UsageError(f"{where}: grid or reference holds a value of the wrong type ({error}).") from None
     optional = {key: table[key] for key in ("root_seed", "dtype", "batch") if key in table}
     return Recipe(
@@ -161,6 +168,6 @@ def parse_recipe(table: dict[str, Any], where: str) -> Recipe:
     )
 
 
-def _require_integer(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UsageError(f"{name} must be an integer of at least {least}; got {value!r}.")
+def _numbers(value: Any) -> float | list[float]:
+    """Box ends as floats: YAML writes 1e-3 as text and 1 as an integer."""
+    return [float(v) for v in value] if isinstance(value, list) else float(value)
