@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,11 @@ from sciops.numerics.reductions import row_sum
 GROWTH = 1e8
 """A residual this many times its start means divergence."""
 
+LAG = 10.0
+"""A true residual this many times the goal is not converged, whatever the recursion says."""
 
+
+@runtime_checkable
 class Preconditioner(Protocol):
     """`setup(A)` returns the map r ↦ z ≈ A⁻¹r, symmetric positive, on arrays (n, *space)."""
 
@@ -78,6 +82,8 @@ class ConjugateGradients(LinearSolver):
         total = sum(group.A.n for group in groups)
         if b.shape[0] != total:
             raise UsageError(f"The right-hand side has {b.shape[0]} cases but the operator has {total}.")
+        if b.dtype != groups[0].A.dtype:
+            raise UsageError(f"The right-hand side is {b.dtype} but the operator {groups[0].A.dtype}; use one of them.")
         parts = []
         for group in groups:
             rows = slice(group.start, group.start + group.A.n)
@@ -96,6 +102,7 @@ class Group:
         self.frame: Frame = native or PlainFrame(A, precondition)
 
 
+@runtime_checkable
 class Frame(Protocol):
     """Vectors of one batch in whatever memory layout suits the preconditioner; `direction` is updated in place."""
 
@@ -211,7 +218,9 @@ def pcg(
     if singular:
         answer = _centred(answer)
     final = _norm(b - A.matvec(answer))
-    status = _status(active, broken | ~torch.isfinite(final), diverged)
+    # The recursive residual may run ahead of what the precision can reach.
+    missed = final > LAG * goal
+    status = _status(active | missed, broken | ~torch.isfinite(final), diverged)
     applications = len(history) + (x0 is not None)
     return LinearSolution(answer, status, iterations, _relative(final, scale), torch.stack(history), applications)
 

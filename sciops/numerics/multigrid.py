@@ -32,8 +32,9 @@ class Multigrid:
 
     `levels` counts all levels, the dense one included (None: coarsen to at most 100 unknowns);
     `precision` float32 halves the memory traffic of a preconditioner whose outer iteration is float64.
-    Shapes: (n, *space), 1 to 3 axes; radius-1 stencils. Cost: about six operator applications per cycle (2, 2); memory about 2·3^d arrays. It slows down for strongly anisotropic grids or coefficients (the smoother is
-    pointwise) and for inclusions of one or two pixels at high contrast (no coarse point inside); conjugate gradients
+    Shapes: (n, *space), 1 to 3 axes; radius-1 stencils. Cost: about six operator applications per cycle (2, 2);
+    memory about 2·3^d arrays. It slows down for strongly anisotropic grids or coefficients (the smoother is
+    pointwise) and for inclusions of a few pixels at high contrast (no coarse point inside); conjugate gradients
     repair a few of those.
     Reference: Dendy, J. Comput. Phys. 48 (1982); Trottenberg, Oosterlee, Schüller, Multigrid (2001), §7.7.
     """

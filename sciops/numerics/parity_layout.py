@@ -120,7 +120,8 @@ class ParityLayout:
 
     def pick(self, values: Tensor) -> list[Tensor]:
         """Views of an ordinary (…, *space) array, one per class."""
-        return [values[(..., *(slice(p, None, 2) for p in parity))] for parity in self.parities]
+        lead = (slice(None),) * (values.dim() - len(self.space))
+        return [values[lead + tuple(slice(p, None, 2) for p in parity)] for parity in self.parities]
 
     def split(self, values: Tensor, storage: Tensor) -> None:
         """Copy a (…, n, *space) array into class storage (2^d, …)."""

@@ -26,6 +26,9 @@ from sciops.core.grid import Grid
 
 INVERSE = {1: 1, 2: 3, 3: 2}
 
+TransformPair = tuple[Callable[[Tensor, int], Tensor], Callable[[Tensor, int], Tensor]]
+"""(values, axis) → amplitudes and back."""
+
 
 def dct(
     x: Float[Tensor, "..."], kind: int, axes: Sequence[int] = (-1,), orthonormal: bool = False
@@ -115,16 +118,16 @@ def eigenbasis(
     weight = torch.ones(unknowns, dtype=dtype, device=device)
     if kind == "periodic":
         wavenumber = 2 * math.pi * torch.fft.fftfreq(points, d=spacing, dtype=dtype, device=device)
-        forward, inverse = _fft_along, _ifft_along
+        pair: TransformPair = (_fft_along, _ifft_along)
     else:
         first = 1 if kind == "dirichlet" else 0
         wavenumber = math.pi / length * torch.arange(first, first + unknowns, dtype=dtype, device=device)
         number = 1 if layout == "node" else 2
-        forward, inverse = _real_pair("dst" if kind == "dirichlet" else "dct", number)
+        pair = _real_pair("dst" if kind == "dirichlet" else "dct", number)
         if (kind, layout) == ("neumann", "node"):
             weight[0] = weight[-1] = 0.5
     stencil = (2 / spacing * torch.sin(wavenumber * spacing / 2)) ** 2
-    return EigenBasis(forward, inverse, stencil, wavenumber**2, weight, kind != "periodic")
+    return EigenBasis(*pair, stencil, wavenumber**2, weight, kind != "periodic")
 
 
 def eigenbases(
@@ -161,6 +164,8 @@ def solve_poisson(
     singular = symbol == 0
     amplitude = torch.where(singular, 0.0, amplitude / torch.where(singular, 1.0, symbol))
     for axis in reversed(order):
+        if bases[axis].real and amplitude.is_complex():
+            amplitude = amplitude.real
         amplitude = bases[axis].inverse(amplitude, axis + 1)
     return amplitude.real if amplitude.is_complex() else amplitude
 
@@ -173,7 +178,7 @@ def _ifft_along(x: Tensor, axis: int) -> Tensor:
     return torch.fft.ifft(x, dim=axis)
 
 
-def _real_pair(name: str, kind: int) -> tuple[Callable[[Tensor, int], Tensor], Callable[[Tensor, int], Tensor]]:
+def _real_pair(name: str, kind: int) -> TransformPair:
     direct, back = (dst, idst) if name == "dst" else (dct, idct)
     return lambda x, axis: direct(x, kind, (axis,)), lambda x, axis: back(x, kind, (axis,))
 
