@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import index as as_integer
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from torch import Tensor
 from sciops.core.errors import GridMismatch, UsageError
 from sciops.core.grid import Domain
 
-Index = int | slice | Sequence[int] | Tensor
+Index = SupportsIndex | slice | Iterable[int] | Tensor
 
 
 def selection(index: Index) -> slice | list[int] | Tensor:
@@ -20,7 +21,7 @@ def selection(index: Index) -> slice | list[int] | Tensor:
         return index
     if isinstance(index, Tensor):
         return index.reshape(-1)
-    return list(index) if isinstance(index, Iterable) else [as_integer(index)]
+    return [as_integer(i) for i in (index if isinstance(index, Iterable) else [index])]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """The PDE, written once: a residual against a calculus, a law of random cases, a trusted reference."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -153,10 +154,13 @@ class Problem:
         homogeneous = Stencil(cases.domain, self.boundary)
         values = probed.values()
         offset = homogeneous.restrict(self.residual(homogeneous, homogeneous.embed(zero[: len(probed)]), values))
+        # Probes of the size of h²·f: a huge forcing must not round away the matrix entries that it is added to.
+        size = 1.0 + min(cases.domain.spacing) ** 2 * float(offset.abs().amax())
+        size = 2.0 ** math.ceil(math.log2(size)) if math.isfinite(size) else 1.0
 
         def apply(v: Tensor) -> Tensor:
-            full = homogeneous.embed(v)
-            return (homogeneous.restrict(self.residual(homogeneous, full, values)) - offset) * weights
+            full = homogeneous.embed(v * size)
+            return (homogeneous.restrict(self.residual(homogeneous, full, values)) - offset) * (weights / size)
 
         periodic = tuple(layout == "periodic" for layout in cases.domain.layout)
         stencil = probe_stencil(apply, len(probed), d.unknown_shape, periodic, dtype=cases.dtype, device=cases.device)

@@ -52,7 +52,7 @@ class Autodiff(Calculus):
     def grad(self, u: Float[Tensor, "n N"]) -> tuple[Float[Tensor, "n N"], ...]:
         return self.gradient(u).unbind(-1)
 
-    def div_flux(self, a: Float[Tensor, "n N"] | float, u: Float[Tensor, "n N"]) -> Float[Tensor, "n N"]:
+    def div_flux(self, a: Float[Tensor, "#n #N"] | float, u: Float[Tensor, "n N"]) -> Float[Tensor, "n N"]:
         g = self.gradient(u)
         return self._divergence(a[..., None] * g if isinstance(a, Tensor) else a * g)
 

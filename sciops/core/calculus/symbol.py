@@ -116,7 +116,7 @@ class Symbol(Calculus):
                 u = self._derive(u, axis)
         return u
 
-    def div_flux(self, a: Coefficient, u: Differential) -> Differential:
+    def div_flux(self, a: Coefficient | Differential, u: Differential) -> Differential:
         total = Differential({})
         for axis in range(self.ndim):
             total = total + self._derive(self._derive(u, axis) * a, axis)
