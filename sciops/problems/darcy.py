@@ -13,9 +13,11 @@ from sciops.core.cases import Cases
 from sciops.core.errors import UsageError
 from sciops.core.field import Field
 from sciops.core.grid import Grid
+from sciops.core.linear import LinearOperator
 from sciops.core.problem import Channel, Problem
 from sciops.core.random import generator
 from sciops.core.solver import Solution
+from sciops.core.stencil_operator import StencilOperator, offsets
 from sciops.numerics.random_fields import gaussian_field
 from sciops.problems.reference import discrete_reference
 
@@ -104,6 +106,27 @@ class Darcy(Problem):
         if "frequency" in cases.params:
             known["a"] = _trigonometric(cases.params["frequency"].to(x.dtype), x)
         return known
+
+    def system(self, cases: Cases) -> tuple[LinearOperator, Float[Tensor, "n *m"]]:
+        """The matrix straight from the face coefficients on node grids: a tenth of the cost of probing the residual."""
+        if set(cases.domain.layout) != {"node"} or cases.boundary:
+            return super().system(cases)
+        a, f = cases.input("a"), cases.input("f")
+        inner = (slice(None),) + (slice(1, -1),) * self.ndim
+        places = offsets(self.ndim)
+        stencil = a.new_zeros((len(cases), len(places), *(n - 2 for n in cases.domain.shape)))
+        centre = len(places) // 2
+        for axis, h in enumerate(cases.domain.spacing):
+            for step in (-1, 1):
+                beside = list(inner)
+                beside[axis + 1] = slice(1 + step, a.shape[axis + 1] - 1 + step)
+                face = (a[inner] + a[tuple(beside)]).mul_(0.5 / h**2)
+                stencil[:, centre] += face
+                # A wall holds u = 0: its face counts in the diagonal only.
+                face.select(axis + 1, 0 if step < 0 else -1).zero_()
+                stencil[:, places.index(tuple(step * int(j == axis) for j in range(self.ndim)))] = -face
+        tags = frozenset({"symmetric", "positive"}) if bool((a > 0).all()) else frozenset({"symmetric"})
+        return StencilOperator(stencil, (False,) * self.ndim, tags), f[inner].clone()
 
     def reference(self, cases: Cases, tol: float = 1e-10) -> Solution:
         return discrete_reference(self, cases, tol)
