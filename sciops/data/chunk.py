@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -92,8 +93,11 @@ class Chunk:
     @classmethod
     def load(cls, path: Path) -> "Chunk":
         """Read what `save` wrote; arrays only, never pickled objects."""
-        with np.load(path, allow_pickle=False) as file:
-            table = {name: file[name] for name in file.files}
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                table = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
+            raise DataError(f"{path} cannot be read ({error}); delete it and run the same command again.") from None
 
         def group(prefix: str) -> dict[str, np.ndarray]:
             return {k.removeprefix(prefix): v for k, v in table.items() if k.startswith(prefix)}

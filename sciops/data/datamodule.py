@@ -190,9 +190,14 @@ class OperatorData(LightningDataModule):
                 if name not in names:
                     raise UsageError(f"inputs: the data has channels {', '.join(names)}; got '{name}'.")
             return [names.index(name) for name in self.inputs]
-        values = train.cases(slice(0, 64)).inputs.values[:, 0]
-        varying = [j for j in range(len(names)) if bool((values[:, j] != values[0, j].flatten()[0]).any())]
-        return varying or list(range(len(names)))
+        varying: set[int] = set()
+        first = train.cases([0]).inputs.values[0, 0]
+        for start in range(0, len(train), 64):
+            if len(varying) == len(names):
+                break
+            values = train.cases(slice(start, start + 64)).inputs.values[:, 0]
+            varying |= {j for j in range(len(names)) if bool((values[:, j] != first[j].flatten()[0]).any())}
+        return sorted(varying) or list(range(len(names)))
 
 
 def _as_is(batch: Any) -> Any:

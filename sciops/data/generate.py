@@ -102,7 +102,8 @@ def make_chunk(recipe: Recipe, problem: Problem, ids: range | list[int], device:
     residual, error = solution.stats.get("residual"), solution.stats.get("label_error")
     if error is not None:
         # What is stored is the rounded truth, so its rounding is part of the label error.
-        error = torch.hypot(error.double(), _relative(stored.values.double() - truth.values, truth.values))
+        rounding = _relative(stored.values.double() - truth.values, truth.values)
+        error = torch.hypot(error.to(rounding), rounding)
     method = str(solution.stats.get("label_method", "unknown"))
     return Chunk.of(cases, stored, residual, error, time.perf_counter() - started, method)
 

@@ -56,6 +56,7 @@ def sync_folder(folder: Path) -> None:
 def atomic(path: Path) -> Iterator[Path]:
     """Give a temporary name in the same folder; on success fsync and rename it, on failure remove it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path)
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
     try:
         yield temporary
@@ -65,6 +66,18 @@ def atomic(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove temporary files of the same target whose process was killed."""
+    for stale in path.parent.glob(f".{path.name}.tmp-*"):
+        number = stale.name.rpartition("-")[2]
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            stale.unlink(missing_ok=True)
+        except (PermissionError, ValueError):
+            continue  # somebody else's process, or not one of our names
 
 
 def text_list(values: Any) -> list[str]:

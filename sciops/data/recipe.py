@@ -13,6 +13,7 @@ Case ids run through the splits in the order written; the seed of a case is a ha
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
@@ -54,6 +55,10 @@ class Recipe:
     batch: int = 8
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.name) or self.name.startswith("."):
+            raise UsageError(
+                f"name may hold letters, digits, _, - and dots, since files are named by it; got '{self.name}'."
+            )
         if not self.splits or any(name not in SPLITS for name in self.splits):
             raise UsageError(f"splits may be {', '.join(SPLITS)}; got {', '.join(map(str, self.splits)) or 'none'}.")
         if not 0 < self.reference.tol < 1:

@@ -97,6 +97,19 @@ def test_worker_processes_do_not_change_the_order(source):
     assert orders(with_workers, [0, 1]) == orders(alone, [0, 1])
 
 
+def test_processes_share_one_permutation(source, monkeypatch):
+    data = module(source, seed=3)
+    data.setup()
+    alone = orders(data, [1])[0]
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    shares = []
+    for rank in (0, 1):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        shares.append(orders(data, [1])[0])
+    assert [i for pair in zip(*shares, strict=True) for i in pair] == [*alone, alone[0]]
+
+
 class Recorder(lightning.LightningModule):
     """A linear map that writes down which cases it met."""
 

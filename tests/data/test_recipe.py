@@ -41,6 +41,7 @@ GOOD = {
         ({"reference": {"tol": "small"}}, r"wrong type"),
         ({"dtype": "half"}, r"dtype must be float32 or float64; got 'half'"),
         ({"batch": True}, r"batch must be an integer"),
+        ({"name": "../up"}, r"name may hold letters, digits"),
         ({"root_seed": -1}, r"root_seed must be"),
         ({"problem": {"class_path": "sciops.problems.poisson.Poison"}}, r"has no class 'Poison'"),
         ({"problem": {"class_path": "sciops.problems.poison.Poisson"}}, r"class_path 'sciops.problems.poison.Poisson'"),
