@@ -48,7 +48,10 @@ def evaluate(expression: str, variables: Mapping[str, Tensor]) -> Tensor:
                 base, other = visit(left), visit(right)
                 if isinstance(op, ast.Pow) and isinstance(other, float) and other.is_integer():
                     other = int(other)  # keeps 0**n differentiable
-                return _BINARY[type(op)](base, other)
+                result = _BINARY[type(op)](base, other)
+                if isinstance(result, complex):
+                    raise ArithmeticError("the power is not real")
+                return result
             case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]) if name in FUNCTIONS:
                 return FUNCTIONS[name](torch.as_tensor(visit(argument), dtype=dtype, device=device))
         raise UsageError(
@@ -62,6 +65,5 @@ def evaluate(expression: str, variables: Mapping[str, Tensor]) -> Tensor:
         value = visit(tree.body)
     except (ArithmeticError, RecursionError) as error:
         raise UsageError(f"expression '{expression}' has no value: {error}.") from None
-    if isinstance(value, complex):
-        raise UsageError(f"expression '{expression}' is not real.")
-    return value if isinstance(value, Tensor) else torch.full_like(sample, value)
+    value = torch.as_tensor(value, dtype=dtype, device=device)
+    return value if value.dim() else value.expand_as(sample)
