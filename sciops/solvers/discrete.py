@@ -1,0 +1,148 @@
+"""Any solver of linear systems as a solver of problems: grid, assembly, solve, resample."""
+
+import copy
+import time
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciops.core.cases import Cases
+from sciops.core.config import build
+from sciops.core.errors import UsageError
+from sciops.core.field import Field
+from sciops.core.grid import Grid
+from sciops.core.interpolate import resample
+from sciops.core.linear import LinearOperator, LinearSolution, LinearSolver, Status
+from sciops.core.problem import Problem
+from sciops.core.solver import Budget, Solution, Solver, View, checked
+from sciops.problems.reference import zero_mean
+
+LADDER = (0.25, 0.5, 1.0, 2.0)
+COARSEST = 8
+"""Fewest points per axis that the ladder goes down to."""
+
+
+class GridSolver(Solver):
+    """A u = b of second-order differences on a grid with `resolution` times the intervals of the asked one.
+
+    The cases move to that grid (made anew from their seeds where the generator can), the problem assembles its
+    system, `solve_system` solves it in float64, and the answer is resampled to the asked grid by the output
+    channel's rule. Solutions known up to a constant get zero mean.
+    `batch`: cases assembled at a time (memory; a time budget is checked between batches, what is left gets the
+    status BUDGET). `ladder()`: resolutions ¼, ½, 1, 2 for work–precision curves. Error O(h²) for smooth
+    coefficients. Refuses problems without a linear system or with several unknown fields.
+    """
+
+    needs = frozenset({View.SYSTEM})
+
+    def __init__(self, resolution: float, tol: float, maxiter: int, batch: int) -> None:
+        if not resolution > 0:
+            raise UsageError(f"resolution must be positive; got {resolution}.")
+        self.resolution, self.tol, self.maxiter, self.batch = resolution, tol, maxiter, batch
+
+    @property
+    def method(self) -> str:
+        """Name without the resolution."""
+        return type(self).__name__
+
+    @property
+    def name(self) -> str:
+        return self.method if self.resolution == 1 else f"{self.method} ×{self.resolution:g}"
+
+    def refuses(self, problem: Problem, grid: Grid) -> str | None:
+        reason = super().refuses(problem, grid)
+        if reason is None and len(problem.outputs) > 1:
+            names = ", ".join(channel.name for channel in problem.outputs)
+            return f"solves for one unknown field; {type(problem).__name__} has {names}; use a learned solver"
+        return reason
+
+    def input_grid(self, stored: Grid, out: Grid) -> Grid:
+        """`out` with `resolution` times its intervals."""
+        sizes = [
+            round((n - 1) * self.resolution) + 1 if kind == "node" else round(n * self.resolution)
+            for n, kind in zip(out.shape, out.layout, strict=True)
+        ]
+        return out.resized([max(size, min(n, COARSEST)) for size, n in zip(sizes, out.shape, strict=True)])
+
+    def ladder(self) -> Sequence[Solver]:
+        rungs = []
+        for resolution in LADDER:
+            rung = copy.copy(self)
+            rung.resolution = resolution
+            rungs.append(self if resolution == self.resolution else rung)
+        return rungs
+
+    def solve(self, cases: Cases, out: Grid, budget: Budget | None = None) -> Solution:
+        budget = budget or Budget()
+        begun = time.perf_counter()
+        parts: list[Tensor] = []
+        status: list[Status] = []
+        answers: list[LinearSolution] = []
+        for first in range(0, len(cases), self.batch):
+            part = cases[first : first + self.batch]
+            if budget.seconds is not None and time.perf_counter() - begun > budget.seconds:
+                parts.append(torch.zeros((len(part), 1, *out.shape), dtype=cases.dtype, device=cases.device))
+                status += [Status.BUDGET] * len(part)
+                continue
+            u, answer = self._solve_part(part, out, budget)
+            parts.append(u.to(cases.dtype))
+            status += answer.status
+            answers.append(answer)
+        values = torch.cat(parts) if parts else torch.zeros((0, 1, *out.shape), dtype=cases.dtype)
+        stats: dict[str, Any] = {}
+        if answers:
+            stats["iterations"] = torch.cat([answer.iterations for answer in answers])
+            stats["residual"] = torch.cat([answer.residual for answer in answers])
+            stats["applications"] = sum(answer.applications for answer in answers)
+        field = Field.steady(values, out, [channel.name for channel in cases.problem.outputs])
+        return checked(Solution(field, status, stats))
+
+    def system(self, cases: Cases) -> tuple[LinearOperator, Tensor]:
+        """The linear system that is solved."""
+        return cases.problem.system(cases)
+
+    @abstractmethod
+    def solve_system(self, cases: Cases, A: LinearOperator, b: Tensor, tol: float, maxiter: int) -> LinearSolution:
+        """Solve the assembled system of these cases to ‖b − A u‖ ≤ tol·‖b‖."""
+
+    def _solve_part(self, part: Cases, out: Grid, budget: Budget) -> tuple[Tensor, LinearSolution]:
+        problem = part.problem
+        grid = self.input_grid(part.domain, out)
+        work = part.to(dtype=torch.float64).on(grid)
+        A, b = self.system(work)
+        tol = self.tol if budget.tol is None else budget.tol
+        maxiter = self.maxiter if budget.maxiter is None else budget.maxiter
+        answer = self.solve_system(work, A, b, tol, maxiter)
+        u = problem.embed(work, answer.x)
+        u = resample(u[:, None], grid, out, problem.outputs[0].interpolation, problem.boundary)[:, 0]
+        if A.nullspace:
+            u = zero_mean(u, out)
+        return u[:, None], answer
+
+
+class Discrete(GridSolver):
+    """Any LinearSolver as a solver of problems; `linear` may be given as {class_path, init_args}."""
+
+    def __init__(
+        self,
+        linear: LinearSolver | dict[str, Any],
+        resolution: float = 1.0,
+        tol: float = 1e-8,
+        maxiter: int = 500,
+        batch: int = 32,
+    ) -> None:
+        super().__init__(resolution, tol, maxiter, batch)
+        if isinstance(linear, dict):
+            built: LinearSolver = build(linear, LinearSolver)  # type: ignore[type-abstract]
+            linear = built
+        self.linear = linear
+
+    @property
+    def method(self) -> str:
+        return type(self.linear).__name__ if type(self) is Discrete else type(self).__name__
+
+    def solve_system(self, cases: Cases, A: LinearOperator, b: Tensor, tol: float, maxiter: int) -> LinearSolution:
+        return self.linear.solve(self.linear.setup(A), b, tol=tol, maxiter=maxiter)
