@@ -14,10 +14,12 @@ from torch.utils.data.distributed import DistributedSampler
 
 from sciops.core.dataset import Dataset
 from sciops.core.errors import UsageError
+from sciops.core.problem import Problem
 from sciops.core.random import case_seed, generator
 from sciops.data.normalise import Kind, Normaliser
 from sciops.data.open import open_dataset
 from sciops.data.part import split_off
+from sciops.data.recipe import Recipe, load_recipe
 
 MEMORY_LIMIT = 4 * 2**30
 
@@ -113,25 +115,28 @@ class OperatorData(LightningDataModule):
     @property
     def data_path(self) -> Path:
         """Where the data is or will be."""
-        if Path(self.source).suffix not in (".yaml", ".yml"):
-            return Path(self.source)
-        from sciops.data.recipe import load_recipe
+        recipe = self._recipe()
+        return Path(self.source) if recipe is None else self.folder / recipe.name
 
-        return self.folder / load_recipe(self.source).name
+    def _recipe(self) -> Recipe | None:
+        return load_recipe(self.source) if Path(self.source).suffix in (".yaml", ".yml") else None
+
+    def _problem(self) -> Problem | None:
+        recipe = self._recipe()
+        return None if recipe is None else recipe.make_problem()
 
     def prepare_data(self) -> None:
-        if Path(self.source).suffix in (".yaml", ".yml"):
+        if (recipe := self._recipe()) is not None:
             from sciops.data.generate import generate
-            from sciops.data.recipe import load_recipe
 
-            generate(load_recipe(self.source), self.data_path, self.generate_workers, self.device)
+            generate(recipe, self.data_path, self.generate_workers, self.device)
 
     def setup(self, stage: str | None = None) -> None:
         if self.pairs:
             return
         if not self.data_path.exists():
             self.prepare_data()
-        splits = dict(open_dataset(self.data_path))
+        splits = dict(open_dataset(self.data_path, self._problem()))
         if "train" not in splits:
             raise UsageError(f"{self.data_path} has no train split; it has {', '.join(splits)}.")
         if "valid" not in splits:

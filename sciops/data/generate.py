@@ -215,7 +215,7 @@ def _assemble(recipe: Recipe, split: str, path: Path, device: str) -> None:
         yield from (Chunk.load(file) for file in files)
 
     # All arguments are stored, defaults too: a later change of a default must not change what a file means.
-    named = {"class_path": recipe.problem["class_path"], "init_args": spec(problem)["init_args"]}
+    named = spec(problem)
     header = Header(
         name=recipe.name,
         grid=recipe.grid,

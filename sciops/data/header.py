@@ -4,6 +4,7 @@ import json
 import platform
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,8 +80,6 @@ def versions(device: str = "cpu") -> dict[str, str]:
 
 
 def _cpu_model() -> str:
-    from pathlib import Path
-
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():

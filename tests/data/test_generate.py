@@ -20,6 +20,7 @@ from sciops.core.grid import Grid
 from sciops.core.linear import Status
 from sciops.data.generate import _require_solved, generate, make_chunk
 from sciops.data.info import describe, table
+from sciops.data.open import open_dataset
 from sciops.data.stored import StoredDataset
 from sciops.data.verify import verify
 
@@ -218,6 +219,37 @@ def test_refined_boundary_data_belongs_to_the_stored_grid():
     assert fine.boundary.keys() == coarse.boundary.keys()
     for name, values in coarse.boundary.items():
         assert np.allclose(fine.boundary[name], values, rtol=1e-13, atol=1e-15)
+
+
+MINE = """
+from dataclasses import dataclass
+from sciops.problems.poisson import Poisson
+
+
+@dataclass(frozen=True)
+class Mine(Poisson):
+    \"\"\"−Δu = f, in a file of the user's own.\"\"\"
+"""
+
+
+def test_a_problem_of_the_users_own_file(tmp_path):
+    (tmp_path / "my_pde.py").write_text(MINE)
+    named = {"class_path": f"{tmp_path}/my_pde.py:Mine", "init_args": {"modes": 8}}
+    made = recipe("own", problem=named, splits={"train": 4})
+    path = generate(made, tmp_path / "out", workers=2, quiet=True)["train"]
+    assert type(StoredDataset(path).problem).__name__ == "Mine"  # loaded here already, by our own recipe
+    assert verify(path, k=2).passed
+    program = (
+        "import sys; from sciops.data.open import open_dataset; from sciops.core.errors import UsageError\n"
+        "try: open_dataset(sys.argv[1])\n"
+        "except UsageError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    result = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert "my_pde.py" in result.stdout and "import" in result.stdout, result.stderr
+    problem = made.make_problem()
+    assert open_dataset({"path": str(path), "problem": named})["train"].problem == problem
+    assert StoredDataset(path, problem).problem == problem
 
 
 # ---- verification

@@ -72,6 +72,7 @@ class Payload:
         return os.system, (f"touch {self.target}",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_code_in_the_file_is_not_executed(tmp_path):
     target = tmp_path / "executed"
     torch.save({"x": torch.rand(2, 4, 4), "y": Payload(target)}, tmp_path / "evil.pt")
