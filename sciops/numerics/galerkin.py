@@ -12,6 +12,9 @@ from sciops.numerics.parity_layout import Index, ParityLayout, class_number, nei
 Entries = dict[tuple[int, Index], Tensor]
 """(class, offset o) → flat storage of a stencil entry, or (class, corner c) → of an interpolation weight."""
 
+NO_LINK = 1e-30
+"""Conductance that stands for none, small against any 1/h² and safe to invert in float32."""
+
 
 def corners(parity: Index) -> list[Index]:
     """The coarse points I + c that a point of this class is interpolated from."""
@@ -41,8 +44,9 @@ def interpolation(layout: ParityLayout, entries: Entries) -> tuple[Tensor, Entri
     Even points are coarse points. Let S be the axes on which p is odd. The stencil is summed over all other
     axes, which leaves an |S|-dimensional stencil T at the point; T u = 0 is solved for the centre with the
     neighbours already interpolated (edges, then faces, then bodies). This keeps a ∂u/∂n continuous where
-    coefficients jump and gives (multi)linear weights where they do not. Returns all weights as one storage
-    (3^d, …) and its rows.
+    coefficients jump and gives (multi)linear weights where they do not. On edges (|S| = 1) the detours through the
+    neighbouring lines count as parallel conductances: a point whose only strong link leads sideways then follows the
+    coarse point that it is really connected to. Returns all weights as one storage (3^d, …) and its rows.
     Reference: Alcouffe, Brandt, Dendy, Painter, SIAM J. Sci. Stat. Comput. 2 (1981); Dendy, J. Comput. Phys. 48 (1982).
     """
     centre = (0,) * len(layout.space)
@@ -55,6 +59,8 @@ def interpolation(layout: ParityLayout, entries: Entries) -> tuple[Tensor, Entri
     for parity in sorted(layout.parities[1:], key=sum):
         k = class_number(parity)
         collapsed = _collapse(layout, parity, entries)
+        if sum(parity) == 1:
+            _add_detours(layout, parity, entries, collapsed)
         total = collapsed.pop(centre)
         # No link along S at all: leave the point to the smoother instead of dividing by rounding noise.
         usable = total > 1e-10 * layout.core(entries[k, centre])
@@ -73,34 +79,34 @@ def interpolation(layout: ParityLayout, entries: Entries) -> tuple[Tensor, Entri
 
 def coarse_stencil(layout: ParityLayout, entries: Entries, storage: Tensor, weights: Entries) -> Tensor:
     """Pᵀ A P as a stencil (3^d, n, *sizes) on the even points, by direct products (at most 9^d + 7^d of them)."""
-    like = storage
     near = _with_ring_closed(layout, weights)
-    steps, reaches = _product_plan(len(layout.space), frozenset(offset for _, offset in entries))
-    product_storage = layout.hollow(len(reaches), dtype=like.dtype, device=like.device)
-    rows = dict(zip(reaches, product_storage.unbind(0), strict=True))
-    targets = dict(zip(reaches, layout.core(product_storage).unbind(0), strict=True))
-    left = {key: layout.core(entry) for key, entry in entries.items()}
-    started: set[tuple[int, Index]] = set()
-    for k, offset, q, corner, shift, reach in steps:
-        factor, target = layout.shifted(near[q, corner], shift), targets[k, reach]
-        if (k, reach) in started:
-            target.addcmul_(left[k, offset], factor)
-        else:
-            torch.mul(left[k, offset], factor, out=target)
-            started.add((k, reach))
     layout.wrap_front(storage)
-    layout.wrap_front(product_storage)
+    plan = _product_plan(len(layout.space), frozenset(offset for _, offset in entries))
+    # One class after the other, so that its few rows of A P stay in the cache and are allocated once.
+    scratch = layout.hollow(max(len(rows) for rows, _ in plan), dtype=storage.dtype, device=storage.device)
     table = {offset: i for i, offset in enumerate(offsets(len(layout.space)))}
-    coarse = torch.zeros((len(table), layout.total), dtype=like.dtype, device=like.device)
+    coarse = torch.zeros((len(table), layout.total), dtype=storage.dtype, device=storage.device)
     sums = coarse.unbind(0)
-    for (k, reach), row in rows.items():
+    for k, (reaches, steps) in enumerate(plan):
+        rows = scratch[: len(reaches)].unbind(0)
+        targets = [layout.core(row) for row in rows]
+        left = {offset: layout.core(entries[k, offset]) for offset in {step[0] for step in steps}}
+        for offset, q, corner, shift, row, first in steps:
+            factor = layout.shifted(near[q, corner], shift)
+            if first:
+                torch.mul(left[offset], factor, out=targets[row])
+            else:
+                targets[row].addcmul_(left[offset], factor)
+        layout.wrap_front(scratch[: len(reaches)])
         for corner in corners(layout.parities[k]):
             back = tuple(-c for c in corner)
-            target = sums[table[tuple(r - c for r, c in zip(reach, corner, strict=True))]]
-            if k == 0:
-                target.add_(layout.core(row))
-            else:
-                target.addcmul_(layout.shifted(weights[k, corner], back), layout.shifted(row, back))
+            weight = layout.shifted(weights[k, corner], back)
+            for reach, row_values in zip(reaches, rows, strict=True):
+                target = sums[table[tuple(r - c for r, c in zip(reach, corner, strict=True))]]
+                if k == 0:
+                    target.add_(layout.core(row_values))
+                else:
+                    target.addcmul_(weight, layout.shifted(row_values, back))
     view = coarse.view(len(table), layout.n, *layout.widths)
     for axis, (size, wrap) in enumerate(zip(layout.sizes, layout.periodic, strict=True)):
         view = view.narrow(axis + 2, int(wrap), size)
@@ -120,22 +126,29 @@ def fold_short_axes(stencil: Tensor, periodic: tuple[bool, ...]) -> tuple[Tensor
     return stencil, periodic
 
 
-Step = tuple[int, Index, int, Index, Index, Index]
+Step = tuple[Index, int, Index, Index, int, bool]
 
 
 @lru_cache(maxsize=32)
-def _product_plan(ndim: int, active: frozenset[Index]) -> tuple[list[Step], list[tuple[int, Index]]]:
-    """The products of A P: (class p, offset o, class q of the neighbour, its corner c, shift s, reach s + c)."""
-    steps: list[Step] = []
-    reaches: dict[tuple[int, Index], None] = {}
-    for k, parity in enumerate(parities(ndim)):
+def _product_plan(ndim: int, active: frozenset[Index]) -> list[tuple[list[Index], list[Step]]]:
+    """Per class the reaches (coarse offsets) of its rows of A P, and the products that make them.
+
+    A product: (offset o, class q of the neighbour, its corner c, shift s, row of the reach s + c, first of the row).
+    """
+    plan = []
+    for parity in parities(ndim):
+        reaches: list[Index] = []
+        steps: list[Step] = []
         for offset in sorted(active):
             source, shift = neighbour(parity, offset)
             for corner in corners(source):
                 reach = tuple(s + c for s, c in zip(shift, corner, strict=True))
-                steps.append((k, offset, class_number(source), corner, shift, reach))
-                reaches[k, reach] = None
-    return steps, list(reaches)
+                first = reach not in reaches
+                if first:
+                    reaches.append(reach)
+                steps.append((offset, class_number(source), corner, shift, reaches.index(reach), first))
+        plan.append((reaches, steps))
+    return plan
 
 
 def _collapse(layout: ParityLayout, parity: Index, entries: Entries) -> dict[Index, Tensor]:
@@ -148,6 +161,28 @@ def _collapse(layout: ParityLayout, parity: Index, entries: Entries) -> dict[Ind
             values = layout.core(entry)
             collapsed[along] = collapsed[along] + values if along in collapsed else values
     return collapsed
+
+
+def _add_detours(layout: ParityLayout, parity: Index, entries: Entries, collapsed: dict[Index, Tensor]) -> None:
+    """Add to an edge stencil the paths point → sideways → along → back, three conductances −a_ij in series."""
+    ndim, axis, k = len(parity), parity.index(1), class_number(parity)
+    centre = (0,) * ndim
+    units = [tuple(o if a == b else 0 for b in range(ndim)) for a in range(ndim) if a != axis for o in (-1, 1)]
+    first_legs = {side: _resistance(layout.core(entries[k, side])) for side in units if (k, side) in entries}
+    for o in (-1, 1):
+        along = tuple(o if a == axis else 0 for a in range(ndim))
+        _, shift = neighbour(parity, along)
+        for side, first_leg in first_legs.items():
+            beside, step = neighbour(parity, side)
+            if (k, along) in entries:
+                path = _resistance(layout.shifted(entries[class_number(beside), along], step))
+                path.add_(first_leg).add_(_resistance(layout.shifted(entries[0, side], shift))).reciprocal_()
+                collapsed[along] = collapsed[along] - path
+                collapsed[centre] = path.add_(collapsed[centre])
+
+
+def _resistance(coupling: Tensor) -> Tensor:
+    return coupling.neg().clamp_(min=NO_LINK).reciprocal_()
 
 
 def _with_ring_closed(layout: ParityLayout, weights: Entries) -> Entries:

@@ -1,0 +1,149 @@
+"""Multigrid against its promises: convergence factors by coefficient law and size, and time against sparse direct.
+
+Table 1: residual contraction of one V(2,2)-cycle (geometric mean of cycles 7 to 10, worst case of the batch) and the
+steps of conjugate gradients to 1e-8.
+Table 2: seconds per case of multigrid-preconditioned conjugate gradients (set-up and solve, to 1e-8) beside
+scipy.sparse.linalg.spsolve and SuperLU with symmetric ordering, timed alternately on the same systems, single thread.
+
+    python experiments/benchmarks/multigrid_contraction.py --points 33 65 129 257 --cases 16
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from sciops.core.cases import Cases
+from sciops.core.grid import Grid
+from sciops.core.problem import Problem
+from sciops.core.stencil_operator import StencilOperator
+from sciops.numerics.krylov import ConjugateGradients
+from sciops.numerics.multigrid import Multigrid
+from sciops.problems.darcy import Darcy
+from sciops.problems.poisson import Poisson
+from sciops.solvers.sparse_direct import SuperLU
+
+Result = TypeVar("Result")
+FAMILIES: dict[str, Problem] = {
+    "Poisson": Poisson(),
+    "smooth 3/12": Darcy(),
+    "rough 2/12": Darcy(low=2.0, high=12.0, tau=5.0),
+    "trigonometric": Darcy(law="trigonometric"),
+    "two-phase 1/1e4": Darcy(low=1.0, high=1e4, tau=5.0),
+}
+
+
+def contraction(A: StencilOperator, cycle: Callable[[Tensor], Tensor], cycles: int = 10) -> float:
+    """Worst asymptotic factor of ‖A e‖ under e ← e − B A e."""
+    e = torch.randn((A.n, *A.space), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    sizes = []
+    for _ in range(cycles + 1):
+        r = A.matvec(e)
+        sizes.append(r.flatten(1).norm(dim=1))
+        e = e - cycle(r)
+    return float(((sizes[-1] / sizes[-5]) ** 0.25).max())
+
+
+def convergence_table(points: list[int], cases: int) -> Table:
+    table = Table(title="V(2,2) contraction per cycle | steps of conjugate gradients to 1e-8")
+    table.add_column("law")
+    for n in points:
+        table.add_column(f"{n}²", justify="right")
+    for name, problem in FAMILIES.items():
+        row = []
+        for n in points:
+            A, b = problem.system(problem.sample(list(range(cases)), Grid.box(n, ndim=2)))
+            assert isinstance(A, StencilOperator)
+            factor = contraction(A, Multigrid().setup(A))
+            solver = ConjugateGradients(Multigrid())
+            steps = solver.solve(solver.setup(A), b, tol=1e-8).iterations
+            row.append(f"{factor:.3f} | {int(steps.min())}–{int(steps.max())}")
+        table.add_row(name, *row)
+    return table
+
+
+def timed(work: Callable[..., Result], *arguments: object) -> tuple[float, Result]:
+    begun = time.perf_counter()
+    result = work(*arguments)
+    return time.perf_counter() - begun, result
+
+
+def timing_table(points: list[int], cases: int, repeats: int) -> Table:
+    table = Table(title=f"milliseconds per case, {cases} cases, rough 2/12, best of {repeats} alternating runs")
+    for column in ("grid", "method", "set-up", "solve", "total", "vs spsolve", "with assembly", "vs spsolve"):
+        table.add_column(column, justify="left" if column in ("grid", "method") else "right")
+    for n in points:
+        problem = FAMILIES["rough 2/12"]
+        sampled = problem.sample(list(range(cases)), Grid.box(n, ndim=2))
+        best = timings(problem, sampled, repeats)
+        assembly, matrix = best.pop("assembly")[0], best.pop("matrix")[0]
+        base = sum(best["spsolve"])
+        for method, (setup, solve) in best.items():
+            direct = method in ("spsolve", "SuperLU symmetric")
+            extra = assembly + (matrix if direct else 0.0)
+            total = setup + solve
+            table.add_row(
+                f"{n}²",
+                method,
+                *(f"{1e3 * value:.2f}" for value in (setup, solve, total)),
+                f"{base / total:.1f}×",
+                f"{1e3 * (total + extra):.2f}",
+                f"{(base + assembly + matrix) / (total + extra):.1f}×",
+            )
+        table.add_section()
+    return table
+
+
+def timings(problem: Problem, sampled: Cases, repeats: int) -> dict[str, tuple[float, float]]:
+    """Best (set-up, solve) seconds per case of every method; direct methods are run on the first two cases."""
+    from scipy.sparse.linalg import spsolve
+
+    A, b = problem.system(sampled)
+    assert isinstance(A, StencilOperator)
+    few = A.select(torch.arange(2))
+    iterative = {
+        "multigrid CG V(2,2) single": ConjugateGradients(Multigrid(precision=torch.float32)),
+        "multigrid CG V(2,2) double": ConjugateGradients(Multigrid()),
+        "multigrid CG V(1,1) double": ConjugateGradients(Multigrid(1, 1)),
+    }
+    runs: dict[str, list[tuple[float, float]]] = {}
+
+    def note(name: str, setup: float, solve: float, cases: int) -> None:
+        runs.setdefault(name, []).append((setup / cases, solve / cases))
+
+    for _ in range(repeats):
+        note("assembly", timed(problem.system, sampled)[0], 0.0, A.n)
+        for i in range(2):
+            convert, matrix = timed(lambda case: few.to_scipy(case).tocsc(), i)
+            note("matrix", convert, 0.0, 1)
+            note("spsolve", 0.0, timed(spsolve, matrix, b[i].flatten().numpy())[0], 1)
+            factorise, state = timed(SuperLU().setup, A.select(torch.tensor([i])))
+            note("SuperLU symmetric", max(factorise - convert, 0.0), timed(SuperLU().solve, state, b[i : i + 1])[0], 1)
+        for name, solver in iterative.items():
+            setup, groups = timed(solver.setup, A)
+            note(name, setup, timed(solver.solve, groups, b)[0], A.n)
+    return {name: min(pairs, key=sum) for name, pairs in runs.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--points", type=int, nargs="+", default=[33, 65, 129, 257, 513])
+    parser.add_argument("--timing-points", type=int, nargs="*", default=[129, 257])
+    parser.add_argument("--cases", type=int, default=16)
+    parser.add_argument("--repeats", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    console = Console(width=140)
+    console.print(convergence_table(options.points, min(options.cases, 4)))
+    if options.timing_points:
+        console.print(timing_table(options.timing_points, options.cases, options.repeats))
+
+
+if __name__ == "__main__":
+    main()
