@@ -52,7 +52,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        return self.solver if self.default or not self.setting else f"{self.solver} [{self.setting}]"
+        return self.solver if self.default or not self.setting else f"{self.solver} {self.setting}"
 
     def score(self, metric: str) -> float | None:
         found = self.scores.get(metric)

@@ -86,7 +86,8 @@ class Comparison:
         for rung in solver.ladder():
             if rung is solver or rung.name == solver.name:
                 continue
-            row = self._row(contestant, rung, seed, rung.name, self.splits.test)
+            setting = rung.name.removeprefix(solver.name).strip()
+            row = self._row(contestant, rung, seed, setting, self.splits.test)
             row.default = False
             done = self._load(row)
             if done is None:
@@ -150,14 +151,14 @@ class Comparison:
             self._store(row)
 
     def memory(self, rows: list[Row]) -> None:
-        """Peak memory of one solve, each in a fresh process; own settings only, one seed."""
+        """Peak memory of one batch, each in a fresh process; own settings only, one seed."""
         data = self.splits.test
         for row in rows:
             first_seed = row.seed == min(r.seed for r in rows if r.solver == row.solver)
             if row.memory_bytes is None and row.default and first_seed and row.status == "ok":
                 self.say(f"{row.label}: peak memory in a fresh process")
                 solver = self.solvers[row.key]
-                cases = bring(data.cases(slice(0, 1)), solver, data.grid)
+                cases = bring(data.cases(slice(0, self.plan.batch)), solver, data.grid)
                 row.memory_bytes = peak_memory(solver, cases, data.grid, self.plan.solve)
                 self._store(row)
 

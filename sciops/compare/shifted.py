@@ -17,8 +17,12 @@ from sciops.core.random import case_seed
 
 
 def resized_grid(grid: Grid, factor: float) -> Grid:
-    """Test grid of the resolution transfer: factor × the number of points on every axis."""
-    return grid.resized([max(round(n * factor), 4) for n in grid.shape])
+    """Test grid of the resolution transfer: factor × the number of intervals on every axis, at least 4 points."""
+    sizes = [
+        round((n - 1) * factor) + 1 if layout == "node" else round(n * factor)
+        for n, layout in zip(grid.shape, grid.layout, strict=True)
+    ]
+    return grid.resized([max(size, 4) for size in sizes])
 
 
 def on_grid(dataset: Dataset, grid: Grid, count: int) -> MemoryDataset | None:

@@ -96,7 +96,7 @@ def _cost(name: str, rows: list[Row], facts: Facts) -> Line:
         "speed-up": "—",
         "break-even solves": "—",
         "parameters": f"{first.parameters:,}" if first.parameters else "—",
-        "peak memory": "" if first.memory_bytes is None else f"{first.memory_bytes / 2**20:.0f} MiB",
+        "peak memory (batch)": "" if first.memory_bytes is None else f"{first.memory_bytes / 2**20:.0f} MiB",
     }
     speed = [f["speedup_at_equal_error"] for f in own if "speedup_at_equal_error" in f]
     if speed:
