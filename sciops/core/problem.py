@@ -142,12 +142,21 @@ class Problem:
         Rows are per unit volume (entries ~ 1/h²); Neumann node rows are halved so that A is symmetric. Pure
         Neumann or periodic problems get `nullspace = "constant"`. Cost: 3^d + 1 residual evaluations.
         """
+        return self.matrix(cases), self.right_hand_side(cases)
+
+    def right_hand_side(self, cases: Cases) -> Float[Tensor, "n *m"]:
+        """b = −R(0) with the boundary data in place: one residual evaluation."""
+        d = self.stencil(cases)
+        zero = torch.zeros((len(cases), *d.unknown_shape), dtype=cases.dtype, device=cases.device)
+        return -d.restrict(self.residual(d, d.embed(zero), cases.values())) * d.row_weights(zero)
+
+    def matrix(self, cases: Cases) -> LinearOperator:
+        """A alone. Where `constant_coefficient` is a number it depends on the grid only and may be kept."""
         if View.SYSTEM not in self.views():
             raise ViewMissing(f"{type(self).__name__} offers no linear system.")
         d = self.stencil(cases)
         zero = torch.zeros((len(cases), *d.unknown_shape), dtype=cases.dtype, device=cases.device)
         weights = d.row_weights(zero)
-        b = -d.restrict(self.residual(d, d.embed(zero), cases.values())) * weights
         # All cases share one matrix when the coefficient is a number: probe it once.
         shared = self.constant_coefficient is not None
         probed = cases[:1] if shared else cases
@@ -172,7 +181,7 @@ class Problem:
         A = StencilOperator(stencil, periodic, nullspace="constant" if singular else None)
         if shared:
             A = StencilOperator(stencil.expand(len(cases), *stencil.shape[1:]), periodic, A.tags, A.nullspace)
-        return A, b
+        return A
 
     def spectral_system(self, cases: Cases) -> tuple[LinearOperator, Float[Tensor, "n *m"]]:
         """A v = b of the Spectral calculus, matrix-free."""
