@@ -2,7 +2,8 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -136,11 +137,11 @@ class Comparison:
         data, budget = self.splits.test, self.plan.solve
         count = min(self.plan.batch, len(data))
         for attribute, n in (("latency", 1), ("throughput", count)):
-            calls = {}
+            calls: dict[str, Callable[[], object]] = {}
             for row in timed:
                 solver = self.solvers[row.key]
                 cases = bring(data.cases(slice(0, n)), solver, data.grid)
-                calls[row.key] = lambda s=solver, c=cases: s.solve(c, data.grid, budget)
+                calls[row.key] = partial(solver.solve, cases, data.grid, budget)
             self.say(f"timing {len(calls)} settings, {n} case(s) a call, repeats interleaved")
             timings = measure(calls, self.plan.timing)
             for row in timed:
@@ -183,7 +184,7 @@ class Comparison:
         learned = [row for row in rows if row.kind == "learned"]
         return self._elsewhere(learned, made, reference=False)
 
-    def _elsewhere(self, rows: list[Row], targets: dict[str, "Dataset"], reference: bool = True) -> list[Row]:
+    def _elsewhere(self, rows: list[Row], targets: Mapping[str, Dataset], reference: bool = True) -> list[Row]:
         found: list[Row] = []
         contestants = {c.name: c for c in self.plan.solvers}
         for split, data in targets.items():

@@ -49,11 +49,11 @@ def _answered(cases: Cases, dtype: torch.dtype | None = None) -> MemoryDataset:
     """Truth by the problem's reference on a grid at least twice as fine, taken back by interpolation."""
     exact = cases.to(torch.float64)
     grid = exact.domain
-    fine = exact.problem.rebuild(exact, grid.refined(2))
-    solved = exact.problem.reference(fine if fine is not None else exact)
+    made = exact.problem.rebuild(exact, grid.refined(2)) or exact
+    solved = exact.problem.reference(made)
     values = torch.cat(
         [
-            resample(solved.field.values[:, 0, j : j + 1], solved.field.domain, grid, "cubic", exact.problem.boundary)
+            resample(solved.field.values[:, 0, j : j + 1], made.domain, grid, "cubic", exact.problem.boundary)
             for j in range(len(solved.field.channels))
         ],
         dim=1,

@@ -146,6 +146,9 @@ class Cases:
 
         def face(g: Grid) -> Grid:
             keep = [j for j in range(g.ndim) if j != axis]
-            return Grid(*(tuple(values[j] for j in keep) for values in (g.shape, g.lower, g.upper, g.layout)))
+            shape, lower, upper, layout = (
+                [values[j] for j in keep] for values in (g.shape, g.lower, g.upper, g.layout)
+            )
+            return Grid.box(shape, lower, upper, layout)  # type: ignore[arg-type]
 
         return resample(data[:, None], face(self.domain), face(grid), "cubic")[:, 0]

@@ -1,7 +1,8 @@
 """The contract that every contestant keeps, learned or classical, and the facts that come back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as default
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ class FitReport:
     steps: int = 0
     status: Status = Status.OK
     parameters: int = 0
-    curves: dict[str, list[float]] = field(default_factory=dict)
+    curves: dict[str, list[float]] = default(default_factory=dict)
     checkpoint: str | None = None
     advice: str = ""
 
@@ -56,7 +57,7 @@ class Solution:
 
     field: Field
     status: list[Status]
-    stats: dict[str, Any] = field(default_factory=dict)
+    stats: dict[str, Any] = default(default_factory=dict)
     std: Field | None = None
     trace: list[Field] | None = None
 

@@ -1,7 +1,7 @@
 """Second-order conservative differences on a grid."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -127,7 +127,7 @@ class Stencil(Calculus):
                     difference.select(dim, -side).mul_(2.0)  # half control volume
         return difference
 
-    def _mean(self, left: Tensor, right: Tensor) -> Tensor:
+    def _mean(self, left: Any, right: Any) -> Any:
         if self.face == "harmonic":
             return 2 * left * right / (left + right)
         return 0.5 * (left + right)
