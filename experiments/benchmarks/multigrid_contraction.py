@@ -2,8 +2,9 @@
 
 Table 1: residual contraction of one V(2,2)-cycle (geometric mean of cycles 7 to 10, worst case of the batch) and the
 steps of conjugate gradients to 1e-8.
-Table 2: seconds per case of multigrid-preconditioned conjugate gradients (set-up and solve, to 1e-8) beside
-scipy.sparse.linalg.spsolve and SuperLU with symmetric ordering, timed alternately on the same systems, single thread.
+Table 2: CPU time per case of multigrid-preconditioned conjugate gradients (set-up and solve, to 1e-8) beside
+scipy.sparse.linalg.spsolve and SuperLU with symmetric ordering, run alternately on the same systems, single thread.
+"with assembly" adds the assembly of the stencil, and for the direct methods its conversion to a sparse matrix.
 
     python experiments/benchmarks/multigrid_contraction.py --points 33 65 129 257 --cases 16
 """
@@ -68,13 +69,13 @@ def convergence_table(points: list[int], cases: int) -> Table:
 
 
 def timed(work: Callable[..., Result], *arguments: object) -> tuple[float, Result]:
-    begun = time.perf_counter()
+    begun = time.process_time()
     result = work(*arguments)
-    return time.perf_counter() - begun, result
+    return time.process_time() - begun, result
 
 
 def timing_table(points: list[int], cases: int, repeats: int) -> Table:
-    table = Table(title=f"milliseconds per case, {cases} cases, rough 2/12, best of {repeats} alternating runs")
+    table = Table(title=f"CPU milliseconds per case, {cases} cases, rough 2/12, best of {repeats} alternating runs")
     for column in ("grid", "method", "set-up", "solve", "total", "vs spsolve", "with assembly", "vs spsolve"):
         table.add_column(column, justify="left" if column in ("grid", "method") else "right")
     for n in points:

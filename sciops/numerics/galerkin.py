@@ -168,21 +168,21 @@ def _add_detours(layout: ParityLayout, parity: Index, entries: Entries, collapse
     ndim, axis, k = len(parity), parity.index(1), class_number(parity)
     centre = (0,) * ndim
     units = [tuple(o if a == b else 0 for b in range(ndim)) for a in range(ndim) if a != axis for o in (-1, 1)]
-    first_legs = {side: _resistance(layout.core(entries[k, side])) for side in units if (k, side) in entries}
-    for o in (-1, 1):
-        along = tuple(o if a == axis else 0 for a in range(ndim))
+    ahead = [tuple(o if a == axis else 0 for a in range(ndim)) for o in (-1, 1)]
+    needed = [(j, side) for side in units for j in (k, 0)]
+    needed += [(class_number(neighbour(parity, side)[0]), along) for side in units for along in ahead]
+    resistance = {key: entries[key].neg().clamp_(min=NO_LINK).reciprocal_() for key in needed if key in entries}
+    for along in ahead:
         _, shift = neighbour(parity, along)
-        for side, first_leg in first_legs.items():
+        for side in units:
             beside, step = neighbour(parity, side)
-            if (k, along) in entries:
-                path = _resistance(layout.shifted(entries[class_number(beside), along], step))
-                path.add_(first_leg).add_(_resistance(layout.shifted(entries[0, side], shift))).reciprocal_()
+            legs = ((k, side), (class_number(beside), along), (0, side))
+            if (k, along) in entries and all(leg in resistance for leg in legs):
+                first, second, third = (resistance[leg] for leg in legs)
+                path = layout.core(first) + layout.shifted(second, step)
+                path.add_(layout.shifted(third, shift)).reciprocal_()
                 collapsed[along] = collapsed[along] - path
                 collapsed[centre] = path.add_(collapsed[centre])
-
-
-def _resistance(coupling: Tensor) -> Tensor:
-    return coupling.neg().clamp_(min=NO_LINK).reciprocal_()
 
 
 def _with_ring_closed(layout: ParityLayout, weights: Entries) -> Entries:

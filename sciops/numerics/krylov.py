@@ -45,7 +45,7 @@ class ConjugateGradients(LinearSolver):
     down is frozen: nothing that happens to the others changes a bit of it, and no sum mixes systems.
     `preconditioner`: None, `Jacobi()`, `Multigrid()`, … (must be symmetric positive).
     `block`: systems are solved in groups of about this many unknowns so that a group stays in the cache of a
-    CPU core (None: all at once on accelerators, 300 000 unknowns on CPU).
+    CPU core (None: all at once on accelerators, 600 000 unknowns on CPU).
     Null space "constant": b and the answer are projected to zero mean.
     The reported residual is the true ‖b − A x‖/‖b‖, recomputed at the end.
     Cost per step: one operator application, one preconditioner, 2 inner products, 3 updates.
@@ -61,7 +61,7 @@ class ConjugateGradients(LinearSolver):
     def setup(self, A: LinearOperator) -> "list[Group]":
         require_tags(A, self.requires, "Conjugate gradients")
         per_system = max(1, torch.Size(A.space).numel())
-        block = self.block or (300_000 if A.device.type == "cpu" else A.n * per_system)
+        block = self.block or (600_000 if A.device.type == "cpu" else A.n * per_system)
         count = max(1, block // per_system)
         if count >= A.n:
             return [Group(A, self.preconditioner, 0)]

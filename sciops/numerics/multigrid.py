@@ -154,10 +154,10 @@ class MultigridFrame:
 
     def matvec(self) -> Tensor:
         self.top.layout.fill(self.direction_storage)
-        for q, terms in zip(self.q_rows, self.products, strict=True):
-            sum_products(q, None, terms)
-        p = self.direction if self.mask is None else self.direction * self.mask
-        return torch.sub(p, self.product, out=self.product)
+        # The entries hold −D^{-1/2}(A − D)D^{-1/2}.
+        for q, p, terms in zip(self.q_rows, self.p_rows, self.products, strict=True):
+            sum_products(q, p, terms, sign=-1.0)
+        return self.product if self.mask is None else self.product.mul_(self.mask)
 
     def precondition(self, r: Tensor) -> Tensor:
         self._view(self.top.b).copy_(r)
@@ -174,8 +174,8 @@ class MultigridFrame:
         return tree_sum(parts.T)
 
     def norm(self, r: Tensor) -> Tensor:
-        torch.mul(r, self.weight, out=self.scratch)
-        return tree_sum(torch.sum(self.scratch.mul_(self.scratch), dim=2).T).sqrt()
+        parts = torch.linalg.vector_norm(torch.mul(r, self.weight, out=self.scratch), dim=2)
+        return tree_sum((parts * parts).T).sqrt()
 
     def wide(self, per_system: Tensor) -> Tensor:
         return per_system[None, :, None]

@@ -192,17 +192,17 @@ class DenseInverse:
         return tree_sum(self.inverse * r[:, None, :])
 
 
-def sum_products(out: Tensor, start: Tensor | None, terms: list[Term]) -> None:
-    """out = start + Σ a·b in place."""
+def sum_products(out: Tensor, start: Tensor | None, terms: list[Term], sign: float = 1.0) -> None:
+    """out = start ± Σ a·b in place (plus only, if there is no start)."""
     if not terms:
         out.zero_() if start is None else out.copy_(start)
         return
     if start is None:
         torch.mul(*terms[0], out=out)
     else:
-        torch.addcmul(start, *terms[0], out=out)
+        torch.addcmul(start, *terms[0], value=sign, out=out)
     for a, b in terms[1:]:
-        out.addcmul_(a, b)
+        out.addcmul_(a, b, value=sign)
 
 
 def inverse_root(diagonal: Tensor) -> Tensor:
