@@ -1,0 +1,1 @@
+"""Classical building blocks: transforms, random fields, multigrid, Krylov methods."""
