@@ -1,0 +1,61 @@
+"""Every problem and every metric keeps the contract: a new one gets it by being listed (metrics: in the catalogue)."""
+
+import pytest
+import torch
+
+from sciops.compare.check import check_metric, check_problem
+from sciops.core.field import Field
+from sciops.core.grid import Grid
+from sciops.core.problem import DataOnly, Problem
+from sciops.metrics.base import evaluate
+from sciops.metrics.catalogue import CATALOGUE
+from sciops.problems.darcy import Darcy
+from sciops.problems.poisson import Poisson
+
+PROBLEMS = [
+    *(Poisson(ndim=d, condition=c, modes=8) for d in (1, 2, 3) for c in ("dirichlet", "neumann", "periodic")),
+    Poisson(exact_solution="sin(a*x)*exp(b*y)", parameters={"a": [1, 3], "b": [0, 1]}),
+    Poisson(ndim=1, condition="neumann", exact_solution="cos(a*x)", parameters={"a": [1, 3]}),
+    Darcy(),
+    Darcy(low=2.0, tau=5.0),
+    Darcy(law="lognormal"),
+    Darcy(law="lognormal", ndim=1),
+    Darcy(law="trigonometric"),
+    DataOnly(),
+]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_problems(problem: Problem) -> None:
+    assert not [f"{r.name}: {r.message}" for r in check_problem(problem) if not r.passed]
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_metrics(name: str) -> None:
+    results = check_metric(CATALOGUE[name])
+    assert not [f"{r.name}: {r.message}" for r in results if not r.passed]
+
+
+def zero_at_the_truth() -> list[str]:
+    """Metrics that compare two fields and nothing else, smaller being better."""
+    other = ("residual", "boundary", "drift", "band_share", "corr_time")
+    return [
+        name
+        for name, metric in CATALOGUE.items()
+        if metric.lower_is_better and not metric.needs_std and not name.startswith(other)
+    ]
+
+
+@pytest.mark.parametrize("name", zero_at_the_truth())
+def test_equal_fields_have_no_error(name: str) -> None:
+    grid, times = Grid.box(32, ndim=2, layout="periodic"), tuple(0.1 * k for k in range(32))
+    truth = Field(torch.randn(4, 32, 1, 32, 32, dtype=torch.float64), grid, ("u",), times)
+    metric = CATALOGUE[name]
+    if metric.applies(truth):  # steady metrics
+        truth = Field(truth.values[:, :1], grid, ("u",))
+    assert metric.applies(truth) is None
+    assert evaluate(metric, truth, truth) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_most_metrics_compare_fields() -> None:
+    assert len(zero_at_the_truth()) > 0.6 * len(CATALOGUE)

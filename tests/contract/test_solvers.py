@@ -1,0 +1,82 @@
+"""Every solver of the package keeps the contract: a new one gets it by being listed here."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sciops.compare.check import check_solver
+from sciops.core.grid import Grid
+from sciops.core.linear import Status
+from sciops.core.problem import Problem
+from sciops.core.solver import Solver
+from sciops.problems.darcy import Darcy
+from sciops.problems.poisson import Poisson
+from sciops.solvers.fast_poisson import FastPoisson
+from sciops.solvers.incomplete_cg import IncompleteCG
+from sciops.solvers.multigrid_cg import MultigridCG
+from sciops.solvers.operator import OperatorSolver
+from sciops.solvers.plain_cg import PlainCG
+from sciops.solvers.pyamg_cg import PyamgCG
+from sciops.solvers.sparse_direct import SparseDirect
+
+DARCY, MADE = Darcy(law="lognormal"), Poisson(exact_solution="sin(a*x)*exp(y)", parameters={"a": [1, 2]})
+PERIODIC, NEUMANN = Poisson(condition="periodic", modes=8), Poisson(condition="neumann", modes=8)
+CLASSICAL = {
+    "FastPoisson": FastPoisson(),
+    "FastPoisson spectral": FastPoisson(spectral=True),
+    "IncompleteCG": IncompleteCG(),
+    "MultigridCG": MultigridCG(),
+    "PlainCG": PlainCG(),
+    "PlainCG Jacobi": PlainCG(jacobi=True),
+    "PyamgCG Ruge–Stüben": PyamgCG(),
+    "PyamgCG smoothed aggregation": PyamgCG("smoothed_aggregation"),
+    "SparseDirect": SparseDirect(),
+}
+NETS = {
+    "MgNO": {
+        "class_path": "sciops.models.mgno.MgNO",
+        "init_args": {"width": 4, "layers": 1},
+    },
+    "FNO": {
+        "class_path": "sciops.models.fno.FNO",
+        "init_args": {"n_modes": [4, 4], "width": 4, "layers": 1},
+    },
+    "UNet": {"class_path": "sciops.models.unet.UNet", "init_args": {"width": 4, "levels": 2}},
+}
+
+
+def broken(solver: Solver, problem: Problem) -> list[str]:
+    return [f"{r.name}: {r.message}" for r in check_solver(solver, problem) if not r.passed]
+
+
+@pytest.mark.parametrize("name", CLASSICAL)
+@pytest.mark.parametrize(
+    "problem", [Poisson(modes=8), PERIODIC, NEUMANN, MADE, DARCY, Poisson(ndim=1), Darcy()], ids=str
+)
+def test_classical_solvers(name: str, problem: Problem) -> None:
+    from sciops.compare.contract import small_grid
+
+    solver = CLASSICAL[name]
+    if reason := solver.refuses(problem, small_grid(problem)):
+        pytest.skip(reason)
+    if name == "FastPoisson spectral" and problem is MADE:
+        pytest.skip("needs zero boundary data, which only the cases tell")
+    assert not broken(solver, problem)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("problem", [Poisson(modes=8), Darcy()], ids=["poisson", "darcy"])
+def test_operator_learners(name: str, problem: Problem) -> None:
+    assert not broken(OperatorSolver(NETS[name], epochs=2, batch_size=4, device="cpu"), problem)
+
+
+@pytest.mark.xfail(reason="solvers of linear systems refuse the whole batch when one coefficient has a NaN")
+@pytest.mark.parametrize("solver", [PlainCG(), SparseDirect(), MultigridCG()], ids=lambda s: s.method)
+def test_nan_in_one_coefficient_harms_that_case_only(solver: Solver) -> None:
+    cases = DARCY.sample([1, 2, 3], Grid.box(17, ndim=2))
+    values = cases.inputs.values.clone()
+    values[1, 0, 0, 8, 8] = torch.nan
+    spoiled = replace(cases, inputs=replace(cases.inputs, values=values), seeds=None)
+    solution = solver.solve(spoiled, cases.domain)
+    assert [s is Status.OK for s in solution.status] == [True, False, True]
