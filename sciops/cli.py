@@ -87,16 +87,19 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("file", type=Path)
     verb.add_argument("--cases", type=int, default=8, help="how many cases to rebuild (default: 8)")
     verb.add_argument("--seed", type=int, default=0, help="which ones (default: 0)")
+    verb.add_argument("--recipe", type=Path, help="recipe of the file, needed when the problem is a class of your own")
     verb.set_defaults(run=_verify)
 
     verb = verbs.add_parser("info", help="describe a data file or a checkpoint", description=_info.__doc__)
     verb.add_argument("file", type=Path)
     verb.set_defaults(run=_info)
 
-    verb = verbs.add_parser("convert", help="between our format and PDEBench's", description=_convert.__doc__)
+    verb = verbs.add_parser(
+        "convert", help="between our format, The Well's and PDEBench's", description=_convert.__doc__
+    )
     verb.add_argument("source", type=Path)
     verb.add_argument("target", type=Path)
-    verb.add_argument("--to", choices=("native", "pdebench"), required=True, help="format of the target")
+    verb.add_argument("--to", choices=("native", "well", "pdebench"), required=True, help="format of the target")
     verb.set_defaults(run=_convert)
 
     verb = verbs.add_parser("check", help="run the contract on your own class", description=_check.__doc__)
@@ -155,6 +158,7 @@ def _generate(options: argparse.Namespace) -> int:
     from sciops.data.generate import generate
     from sciops.data.recipe import load_recipe
 
+    sys.path.insert(0, str(Path.cwd()))
     recipe = load_recipe(options.recipe)
     target = options.out or Path("data") / recipe.name
     paths = generate(recipe, target, options.workers, options.device, resume=not options.fresh)
@@ -165,9 +169,11 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     """Rebuild random cases from their seeds and compare with what is stored (exit code 1 if they differ)."""
+    from sciops.data.recipe import load_recipe
     from sciops.data.verify import verify
 
-    result = verify(options.file, options.cases, options.seed)
+    problem = None if options.recipe is None else load_recipe(options.recipe).make_problem()
+    result = verify(options.file, options.cases, options.seed, problem)
     print(result)
     return 0 if result.passed else 1
 

@@ -43,7 +43,7 @@ def load_splits(plan: Plan, folder: Path, say: Callable[[str], None]) -> Splits:
     started = time.perf_counter()
     generate(recipe, target)
     elapsed = time.perf_counter() - started
-    splits = _complete(recipe.name, open_dataset(target))
+    splits = _complete(recipe.name, open_dataset(target, recipe.make_problem()))
     if splits.generation_seconds is None:
         splits.generation_seconds = elapsed
     return splits
