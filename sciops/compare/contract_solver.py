@@ -139,7 +139,9 @@ class _SolverClauses:
 
     def nan_input(self) -> None:
         values = self.cases.inputs.values.clone()
-        values[1, 0, -1].flatten()[values[1, 0, -1].numel() // 2] = torch.nan  # in the forcing, where there is one
+        # In the first input for a learner, which may drop constant ones; in the forcing (the last) for the others.
+        spoilt = values[1, 0, 0 if self.solver.trained else -1].flatten()
+        spoilt[len(spoilt) // 2] = torch.nan
         spoiled = replace(self.cases, inputs=replace(self.cases.inputs, values=values), seeds=None)
         # Stay on the stored grid: moving the cases would spread the NaN before the solver sees it.
         solution = self.solver.solve(spoiled, self.grid, None)

@@ -36,7 +36,7 @@ CLASSICAL = {
 NETS = {
     "MgNO": {
         "class_path": "sciops.models.mgno.MgNO",
-        "init_args": {"width": 4, "layers": 1},
+        "init_args": {"width": 4, "layers": 1, "iterations": ["10", "10", "20"]},
     },
     "FNO": {
         "class_path": "sciops.models.fno.FNO",
