@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"Checkpoint {path} does not exist; train one with `sciops fit` or name another file.")
+    if not is_zipfile(path):  # what torch.save has written since 2020
+        raise DataError(f"Checkpoint {path} is truncated or no checkpoint at all; train it again or name another file.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, LookupError) as error:
@@ -27,7 +30,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
                 f"Checkpoint {path} holds Python objects beside tensors and plain values, and reading them could run "
                 "code; save its state_dict alone, or make it again with `sciops fit`."
             ) from None
-        raise DataError(f"Checkpoint {path} is damaged or no checkpoint at all; train it again.") from None
+        raise DataError(f"Checkpoint {path} is damaged; train it again or name another file.") from None
     if not isinstance(content, dict) or "state_dict" not in content:
         raise DataError(f"Checkpoint {path} has no state_dict; it was not written by sciops or Lightning.")
     return content

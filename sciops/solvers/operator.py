@@ -20,6 +20,7 @@ from sciops.core.interpolate import resample
 from sciops.core.linear import Status
 from sciops.core.problem import Problem
 from sciops.core.solver import Budget, FitReport, Solution, Solver, View, checked
+from sciops.data.normalise import Kind
 from sciops.solvers.checkpoint import KEY, read_model
 
 
@@ -57,8 +58,8 @@ class OperatorSolver(Solver):
         batch_size: int = 8,
         weight_decay: float = 1e-4,
         schedule: str = "onecycle_step",
-        normalise_input: str = "scalar",
-        normalise_output: str = "scalar",
+        normalise_input: Kind = "scalar",
+        normalise_output: Kind = "scalar",
         inputs: list[str] | None = None,
         precision: str = "32-true",
         compile: bool = False,
@@ -111,8 +112,9 @@ class OperatorSolver(Solver):
             "grid": {"layout": grid.layout},
         }
         try:
-            net = self.net_spec if isinstance(self.net_spec, nn.Module) else build_net(complete(self.net_spec, facts))
-            return accepts(net, facts, grid.shape)
+            if isinstance(self.net_spec, nn.Module):
+                return accepts(self.net_spec, facts, grid.shape, dry=False)
+            return accepts(build_net(complete(self.net_spec, facts)), facts, grid.shape)
         except UsageError as error:
             return str(error).rstrip(".")
 
@@ -223,9 +225,9 @@ class OperatorSolver(Solver):
                 "OperatorSolver(net=module) yourself and call load()."
             )
         known = {k: v for k, v in content["hyper_parameters"].items() if k not in ("net", "init_from")}
-        loss = known.get("loss")
-        for named in (net, {"class_path": loss} if isinstance(loss, str) else loss):
-            resolve_class(named["class_path"], trusted=False)
+        loss = known["loss"]
+        for named in (net["class_path"], loss if isinstance(loss, str) else loss["class_path"]):
+            resolve_class(named, trusted=False)
         kinds = dict(zip(("normalise_input", "normalise_output"), content[KEY]["normalise"], strict=True))
         solver = cls(net, **(known | kinds | options))
         solver.load(path)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sciops.core.config import build, resolve_class, spec
+from sciops.core.config import build, check_keys, resolve_class, spec
 from sciops.core.dataset import Dataset
 from sciops.core.errors import UsageError
 from sciops.core.grid import Grid
@@ -58,17 +58,15 @@ def grid_of(facts: Mapping[str, Any]) -> Grid:
     return Grid(*(tuple(table[k]) for k in ("shape", "lower", "upper", "layout")))
 
 
-def complete(net: Mapping[str, Any], facts: Mapping[str, Any], trusted: bool = True) -> dict[str, Any]:
+def complete(net: Mapping[str, Any] | str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The network's class path and arguments with everything that the data determines filled in, unless given.
 
     Recognised constructor arguments: in_channels, out_channels, ndim, bc (one condition per axis), layout.
     """
-    if isinstance(net, str):
-        net = {"class_path": net}
-    if not isinstance(net, Mapping) or "class_path" not in net:
-        raise UsageError(f"net must be a mapping with class_path and init_args; got {net!r}.")
+    check_net(net)
+    net = {"class_path": net} if isinstance(net, str) else net
     given = dict(net.get("init_args") or {})
-    accepted = inspect.signature(resolve_class(net["class_path"], trusted)).parameters
+    accepted = inspect.signature(resolve_class(net["class_path"])).parameters
     derived = {"in_channels": len(facts["kept"]), "out_channels": len(facts["outputs"]), "ndim": len(facts["boundary"])}
     for name, channels in (("in_channels", facts["kept"]), ("out_channels", facts["outputs"])):
         if name in accepted and given.get(name, len(channels)) != len(channels):
@@ -85,20 +83,33 @@ def complete(net: Mapping[str, Any], facts: Mapping[str, Any], trusted: bool = T
     return {**net, "init_args": table | given}
 
 
-def build_net(net: Mapping[str, Any], trusted: bool = True) -> nn.Module:
+def check_net(net: Mapping[str, Any] | str) -> None:
+    """Raise UsageError for a class path or an argument that does not exist, before any data is made or read."""
+    if isinstance(net, str):
+        net = {"class_path": net}
+    if not isinstance(net, Mapping) or "class_path" not in net:
+        raise UsageError(f"net must be a mapping with class_path and init_args; got {net!r}.")
+    parameters = inspect.signature(resolve_class(net["class_path"])).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        check_keys(dict(net.get("init_args") or {}), parameters, net["class_path"].rpartition(".")[2])
+
+
+def build_net(net: Mapping[str, Any]) -> nn.Module:
     """The network; argument values that a constructor refuses become a UsageError."""
-    return build(dict(net), nn.Module, trusted)
+    return build(dict(net), nn.Module)
 
 
-def accepts(net: nn.Module, facts: Mapping[str, Any], shape: tuple[int, ...]) -> str | None:
+def accepts(net: nn.Module, facts: Mapping[str, Any], shape: tuple[int, ...], dry: bool = True) -> str | None:
     """Why the network cannot map the kept inputs on a grid of this shape to the outputs; None if it can.
 
-    Runs a copy of the network on the meta device: shapes only, no arithmetic.
+    Runs a copy of the network once: with `dry` on the meta device, which follows shapes without arithmetic but
+    overlooks a wrong number of channels; else on one zero case.
     """
-    x = torch.empty((1, len(facts["kept"]), *shape), device="meta", dtype=dtype_of(net))
+    device = "meta" if dry else "cpu"
+    x = torch.zeros((1, len(facts["kept"]), *shape), device=device, dtype=dtype_of(net))
     try:
         with torch.no_grad():
-            found = tuple(copy.deepcopy(net).to("meta")(x).shape)
+            found = tuple(copy.deepcopy(net).to(device)(x).shape)
     except ValueError as error:
         return str(error)
     except (RuntimeError, TypeError, IndexError) as error:
@@ -113,7 +124,7 @@ def dtype_of(module: nn.Module) -> torch.dtype:
     return next((p.dtype for p in module.parameters()), torch.float32)
 
 
-def _conditions(kinds: list[list[str]], path: str) -> list[str]:
+def _conditions(kinds: Sequence[Sequence[str]], path: str) -> list[str]:
     for axis, (lo, up) in enumerate(kinds):
         if lo != up:
             raise UsageError(

@@ -17,7 +17,7 @@ from sciops.metrics.pointwise import relative_l2
 from sciops.metrics.sobolev import relative_h1
 from sciops.models.boundary import enforce_dirichlet
 from sciops.solvers.checkpoint import KEY, describe_net, read_model, require_match
-from sciops.solvers.operator_facts import accepts, build_net, complete, data_facts, dtype_of, grid_of
+from sciops.solvers.operator_facts import accepts, build_net, check_net, complete, data_facts, dtype_of, grid_of
 
 SCHEDULES = ("onecycle_epoch", "onecycle_step", "constant")
 Batch = Mapping[str, Tensor]
@@ -50,7 +50,7 @@ class OperatorModule(pl.LightningModule):
         loss: dict[str, Any] | str = "sciops.train.losses.RelativeL2",
         lr: float = 5e-4,
         weight_decay: float = 1e-4,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] | list[float] = (0.9, 0.999),
         schedule: str = "onecycle_epoch",
         pct_start: float = 0.2,
         div_factor: float = 2.0,
@@ -62,9 +62,10 @@ class OperatorModule(pl.LightningModule):
         super().__init__()
         if schedule not in SCHEDULES:
             raise UsageError(f"schedule must be one of {', '.join(SCHEDULES)}; got '{schedule}'.")
-        betas = (float(betas[0]), float(betas[1]))
         self.save_hyperparameters(ignore=["net"] if isinstance(net, nn.Module) else [])
-        self.hparams["betas"] = list(betas)  # checkpoints hold plain lists
+        self.hparams["betas"] = [float(beta) for beta in betas]  # checkpoints hold plain lists
+        if not isinstance(net, nn.Module):
+            check_net(net)
         self._given = net if isinstance(net, nn.Module) else None
         self.loss = build_net({"class_path": loss} if isinstance(loss, str) else loss)
         self.net: nn.Module | None = None
@@ -110,7 +111,7 @@ class OperatorModule(pl.LightningModule):
             torch.manual_seed(self.hparams["seed"])
             net = self._given if spec is None else build_net(spec)
         assert net is not None
-        reason = accepts(net, facts, tuple(facts["grid"]["shape"]))
+        reason = accepts(net, facts, tuple(facts["grid"]["shape"]), dry=spec is not None)
         if reason:
             raise UsageError(f"The data does not fit the network: {reason.rstrip('.')}.")
         self.facts = facts | {"net": spec}
@@ -141,11 +142,12 @@ class OperatorModule(pl.LightningModule):
         content = read_model(path)
         weights = {k.removeprefix("net."): v for k, v in content["state_dict"].items() if k.startswith("net.")}
         models = (describe_net(self.facts["net"]), describe_net(content[KEY]["net"]))
+        assert self.net is not None
         require_match(self.net.state_dict(), weights, models, f"init_from {path}")
         self.net.load_state_dict(weights)
 
     def setup(self, stage: str) -> None:
-        data = self.trainer.datamodule
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
         if stage == "fit" and self.net is None:
             if data is None:
                 raise UsageError("OperatorModule needs a data module such as sciops.data.datamodule.OperatorData.")
@@ -176,7 +178,8 @@ class OperatorModule(pl.LightningModule):
         loss = self.loss(u, y.to(u.dtype), self._grid(u))
         n = len(y)
         summed = getattr(self.loss, "reduction", "mean") == "sum"
-        self.log("train_loss", (loss / n if summed else loss).detach(), on_epoch=True, on_step=False, batch_size=n)
+        value = (loss / n if summed else loss).detach()
+        self.log("train_loss", value, on_epoch=True, on_step=False, batch_size=n, sync_dist=True)
         # Strategies average gradients over the processes; a sum over the global batch is that mean times their number.
         return loss * self.trainer.world_size if summed else loss
 
@@ -201,7 +204,8 @@ class OperatorModule(pl.LightningModule):
 
     def _test_split(self, position: int) -> str:
         """Name of a test loader: the data may hold the test cases at several resolutions."""
-        names = [name for name in getattr(self.trainer.datamodule, "splits", {}) if name.startswith("test")]
+        splits = getattr(getattr(self.trainer, "datamodule", None), "splits", {})
+        names = [name for name in splits if name.startswith("test")]
         return names[position] if position < len(names) else "test"
 
     # ---- training
@@ -219,8 +223,10 @@ class OperatorModule(pl.LightningModule):
         total = int(self.trainer.estimated_stepping_batches) if per_step else int(self.trainer.max_epochs or 0)
         if total < 1:
             raise UsageError("A OneCycle schedule needs a known length; give trainer.max_epochs, or schedule constant.")
+        # PyTorch divides by zero where the rise takes exactly one step.
+        rise = h["pct_start"] + (1e-6 if abs(h["pct_start"] * total - 1) < 1e-9 else 0)
         cycle = torch.optim.lr_scheduler.OneCycleLR(
-            adam, h["lr"], total, None, None, h["pct_start"], div_factor=h["div_factor"],
+            adam, h["lr"], total, None, None, rise, div_factor=h["div_factor"],
             final_div_factor=h["final_div_factor"],
         )  # fmt: skip
         return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step" if per_step else "epoch"}}

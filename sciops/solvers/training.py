@@ -19,7 +19,7 @@ from sciops.core.dataset import Dataset
 from sciops.core.errors import UsageError
 from sciops.core.random import generator
 from sciops.data.datamodule import Pairs, Shuffled
-from sciops.data.normalise import Normaliser
+from sciops.data.normalise import Kind, Normaliser
 from sciops.solvers.checkpoint import read_checkpoint
 from sciops.solvers.operator_facts import varying_inputs
 
@@ -73,6 +73,9 @@ def quiet() -> Iterator[None]:
             ".*Checkpoint directory .* exists and is not empty.*",
             ".*Trying to infer the `batch_size`.*",
             ".*isinstance\\(treespec, LeafSpec\\).*",
+            ".*LightningCLI's args parameter.*",
+            ".*callbacks used to create the checkpoint need to be provided.*",
+            ".*is using 'interval': 'epoch'.*",
             ".*Detected call of `lr_scheduler.step\\(\\)` before.*",
         ):
             warnings.filterwarnings("ignore", message=message)
@@ -94,7 +97,7 @@ class Loaders:
 
 
 def loaders(
-    train: Dataset, valid: Dataset, inputs: list[str] | None, batch_size: int, seed: int, kinds: tuple[str, str]
+    train: Dataset, valid: Dataset, inputs: list[str] | None, batch_size: int, seed: int, kinds: tuple[Kind, Kind]
 ) -> Loaders:
     """Loaders whose order follows from (seed, epoch) alone; `inputs` None means those that vary."""
     names = [channel.name for channel in train.problem.inputs]
