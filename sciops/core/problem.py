@@ -33,7 +33,8 @@ class Problem:
 
     A subclass gives `ndim`, `inputs`, `outputs`, `boundary`, `residual` and `sample`; everything else follows:
     the linear system is read off the residual (A v = R(v) − R(0), b = −R(0)), its symbol from the Symbol
-    calculus, the residual metric from the Stencil. Override a view only for speed.
+    calculus, the residual metric from the Stencil. Override a view only for speed (the system: `matrix` and
+    `right_hand_side`).
 
     `linear`: residual affine in u. `constant_coefficient`: the a of −a Δu when it is a number (fast transforms
     apply). `label_order`: expected order of the reference discretisation, used in its error estimate.

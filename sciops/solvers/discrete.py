@@ -30,7 +30,9 @@ class GridSolver(Solver):
 
     The cases move to that grid (made anew from their seeds where the generator can), the problem assembles its
     system, `solve_system` solves it in float64, and the answer is resampled to the asked grid by the output
-    channel's rule. Solutions known up to a constant get zero mean.
+    channel's rule. Solutions known up to a constant get zero mean. Where the matrix depends on the grid alone
+    (`Problem.constant_coefficient`), it is made once, with all that the method prepares from it, and kept: `prepare`
+    is that set-up. Cases with NaN or infinite inputs get the status NONFINITE and do not touch the others.
     `batch`: cases assembled at a time (memory; a time budget is checked between batches, what is left gets the
     status BUDGET). `ladder()`: resolutions ¼, ½, 1, 2 for work–precision curves. Error O(h²) for smooth
     coefficients. Refuses problems without a linear system or with several unknown fields.
@@ -42,6 +44,10 @@ class GridSolver(Solver):
         if not resolution > 0:
             raise UsageError(f"resolution must be positive; got {resolution}.")
         self.resolution, self.tol, self.maxiter, self.batch = resolution, tol, maxiter, batch
+        self._kept: tuple[Any, dict[int, Any]] = (None, {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_kept": (None, {})}  # work arrays do not travel to other processes
 
     @property
     def method(self) -> str:
@@ -71,12 +77,16 @@ class GridSolver(Solver):
         rungs = []
         for resolution in LADDER:
             rung = copy.copy(self)
+            rung._kept = (None, {})
             rung.resolution = resolution
             rungs.append(self if resolution == self.resolution else rung)
         return rungs
 
     def solve(self, cases: Cases, out: Grid, budget: Budget | None = None) -> Solution:
         budget = budget or Budget()
+        sound = _finite_inputs(cases)
+        if not bool(sound.all()):
+            return self._solve_sound(cases, sound, out, budget)
         begun = time.perf_counter()
         parts: list[Tensor] = []
         status: list[Status] = []
@@ -100,27 +110,72 @@ class GridSolver(Solver):
         field = Field.steady(values, out, [channel.name for channel in cases.problem.outputs])
         return checked(Solution(field, status, stats))
 
-    def system(self, cases: Cases) -> tuple[LinearOperator, Tensor]:
-        """The linear system that is solved."""
-        return cases.problem.system(cases)
+    def _solve_sound(self, cases: Cases, sound: Tensor, out: Grid, budget: Budget) -> Solution:
+        """Solve the cases with finite inputs; the others get NaN and the status NONFINITE."""
+        rows = torch.nonzero(sound)[:, 0]
+        part = self.solve(cases[rows], out, budget)
+        values = part.field.values.new_full((len(cases), *part.field.values.shape[1:]), torch.nan)
+        values[rows.to(values.device)] = part.field.values
+        status = [Status.NONFINITE] * len(cases)
+        for row, found in zip(rows.tolist(), part.status, strict=True):
+            status[row] = found
+        field = Field(values, out, part.field.channels, part.field.times)
+        return Solution(field, status, part.stats)
+
+    def prepare(self, cases: Cases, out: Grid) -> None:
+        """The matrix and its set-up, where they depend on the grid alone."""
+        if cases.problem.constant_coefficient is not None:
+            self._state(self._at_work(cases, out))
+
+    def right_hand_side(self, cases: Cases) -> Tensor:
+        """b of the system that is solved."""
+        return cases.problem.right_hand_side(cases)
 
     @abstractmethod
-    def solve_system(self, cases: Cases, A: LinearOperator, b: Tensor, tol: float, maxiter: int) -> LinearSolution:
-        """Solve the assembled system of these cases to ‖b − A u‖ ≤ tol·‖b‖."""
+    def set_up(self, A: LinearOperator, cases: Cases) -> Any:
+        """Everything that depends on the matrix of these cases alone."""
+
+    @abstractmethod
+    def solve_system(self, state: Any, b: Tensor, tol: float, maxiter: int) -> LinearSolution:
+        """Solve to ‖b − A u‖ ≤ tol·‖b‖ with what `set_up` returned."""
+
+    def _at_work(self, cases: Cases, out: Grid) -> Cases:
+        return cases.to(dtype=torch.float64).on(self.input_grid(cases.domain, out))
+
+    def _state(self, work: Cases) -> tuple[bool, Any]:
+        """(is the solution known up to a constant only, what `set_up` returned)."""
+        if work.problem.constant_coefficient is None:
+            return self._fresh(work)
+        owner, states = self._kept
+        if owner != (work.problem, work.domain, work.device):
+            states = {}
+            self._kept = ((work.problem, work.domain, work.device), states)
+        if len(work) not in states:
+            states[len(work)] = self._fresh(work)
+        return states[len(work)]
+
+    def _fresh(self, work: Cases) -> tuple[bool, Any]:
+        A = work.problem.matrix(work)
+        return A.nullspace == "constant", self.set_up(A, work)
 
     def _solve_part(self, part: Cases, out: Grid, budget: Budget) -> tuple[Tensor, LinearSolution]:
+        work = self._at_work(part, out)
         problem = part.problem
-        grid = self.input_grid(part.domain, out)
-        work = part.to(dtype=torch.float64).on(grid)
-        A, b = self.system(work)
         tol = self.tol if budget.tol is None else budget.tol
         maxiter = self.maxiter if budget.maxiter is None else budget.maxiter
-        answer = self.solve_system(work, A, b, tol, maxiter)
+        (singular, state), b = self._state(work), self.right_hand_side(work)
+        answer = self.solve_system(state, b, tol, maxiter)
         u = problem.embed(work, answer.x)
-        u = resample(u[:, None], grid, out, problem.outputs[0].interpolation, problem.boundary)[:, 0]
-        if A.nullspace:
+        u = resample(u[:, None], work.domain, out, problem.outputs[0].interpolation, problem.boundary)[:, 0]
+        if singular:
             u = zero_mean(u, out)
         return u[:, None], answer
+
+
+def _finite_inputs(cases: Cases) -> Tensor:
+    """(n,) bool on the CPU: are all inputs and boundary data of the case finite?"""
+    tensors = [cases.inputs.values, *cases.boundary.values()]
+    return torch.stack([torch.isfinite(t).flatten(1).all(1).cpu() for t in tensors]).all(0)
 
 
 class Discrete(GridSolver):
@@ -144,5 +199,8 @@ class Discrete(GridSolver):
     def method(self) -> str:
         return type(self.linear).__name__ if type(self) is Discrete else type(self).__name__
 
-    def solve_system(self, cases: Cases, A: LinearOperator, b: Tensor, tol: float, maxiter: int) -> LinearSolution:
-        return self.linear.solve(self.linear.setup(A), b, tol=tol, maxiter=maxiter)
+    def set_up(self, A: LinearOperator, cases: Cases) -> Any:
+        return self.linear.setup(A)
+
+    def solve_system(self, state: Any, b: Tensor, tol: float, maxiter: int) -> LinearSolution:
+        return self.linear.solve(state, b, tol=tol, maxiter=maxiter)

@@ -1,5 +1,7 @@
 """Direct Poisson solver by sine, cosine or Fourier transform."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,7 @@ from sciops.core.grid import Grid
 from sciops.core.linear import LinearOperator, LinearSolution, Status
 from sciops.core.problem import Problem
 from sciops.core.stencil_operator import StencilOperator
-from sciops.numerics.transforms import eigenbases, solve_poisson
+from sciops.numerics.transforms import EigenBasis, eigenbases, solve_poisson
 from sciops.solvers.discrete import GridSolver
 
 
@@ -42,31 +44,32 @@ class FastPoisson(GridSolver):
             return "needs the same boundary condition at both ends of every axis; use MultigridCG"
         return None
 
-    def system(self, cases: Cases) -> tuple[LinearOperator, Tensor]:
-        A, b = cases.problem.system(cases)
-        if self.spectral:
-            if any(bool((data != 0).any()) for data in cases.boundary.values()):
-                raise UsageError(
-                    "FastPoisson with spectral=True needs zero boundary data, but these cases have others; "
-                    "set spectral=False."
-                )
-            _, b = cases.problem.spectral_system(cases)
-        return A, b
+    def right_hand_side(self, cases: Cases) -> Tensor:
+        if not self.spectral:
+            return super().right_hand_side(cases)
+        if any(bool((data != 0).any()) for data in cases.boundary.values()):
+            raise UsageError(
+                "FastPoisson with spectral=True needs zero boundary data, but these cases have others; "
+                "set spectral=False."
+            )
+        return cases.problem.spectral_system(cases)[1]
 
-    def solve_system(self, cases: Cases, A: LinearOperator, b: Tensor, tol: float, maxiter: int) -> LinearSolution:
+    def set_up(self, A: LinearOperator, cases: Cases) -> "Transforms":
         problem = cases.problem
         kappa = problem.constant_coefficient
         if kappa is None or not isinstance(A, StencilOperator):
             raise UsageError(f"FastPoisson needs a constant coefficient; {type(problem).__name__} has none.")
-        bases = eigenbases(problem.boundary, cases.domain, b.dtype, b.device)
-        f = b
+        bases = eigenbases(problem.boundary, cases.domain, A.dtype, A.device)
+        return Transforms(A, bases, kappa, _reaction(A))
+
+    def solve_system(self, state: "Transforms", b: Tensor, tol: float, maxiter: int) -> LinearSolution:
+        A, f = state.A, b
         if not self.spectral:
-            for axis, basis in enumerate(bases):
-                f = f / basis.row_weight.reshape([-1 if a == axis else 1 for a in range(len(bases))])
-        u = solve_poisson(f, bases, kappa, _reaction(A), self.spectral)
-        zero = torch.zeros(A.n, dtype=b.dtype, device=b.device)
+            for axis, basis in enumerate(state.bases):
+                f = f / basis.row_weight.reshape([-1 if a == axis else 1 for a in range(len(state.bases))])
+        u = solve_poisson(f, state.bases, state.kappa, state.reaction, self.spectral)
         if self.spectral:
-            residual = zero
+            residual = torch.zeros(A.n, dtype=b.dtype, device=b.device)
         else:
             target = b - b.flatten(1).mean(1).reshape(-1, *(1,) * (b.dim() - 1)) if A.nullspace else b
             scale = target.flatten(1).norm(dim=1).clamp(min=torch.finfo(b.dtype).tiny)
@@ -76,6 +79,16 @@ class FastPoisson(GridSolver):
         return LinearSolution(
             u, status, torch.ones(A.n, dtype=torch.int64, device=b.device), residual, residual[None], 1
         )
+
+
+@dataclass(frozen=True)
+class Transforms:
+    """The matrix with its eigenbases: −κ Δ_h + reaction."""
+
+    A: StencilOperator
+    bases: list[EigenBasis]
+    kappa: float
+    reaction: float
 
 
 def _reaction(A: StencilOperator) -> float:

@@ -71,7 +71,6 @@ def test_operator_learners(name: str, problem: Problem) -> None:
     assert not broken(OperatorSolver(NETS[name], epochs=2, batch_size=4, device="cpu"), problem)
 
 
-@pytest.mark.xfail(reason="solvers of linear systems refuse the whole batch when one coefficient has a NaN")
 @pytest.mark.parametrize("solver", [PlainCG(), SparseDirect(), MultigridCG()], ids=lambda s: s.method)
 def test_nan_in_one_coefficient_harms_that_case_only(solver: Solver) -> None:
     cases = DARCY.sample([1, 2, 3], Grid.box(17, ndim=2))
