@@ -210,6 +210,24 @@ class OperatorModule(pl.LightningModule):
 
     # ---- training
 
+    def _cycle_length(self) -> int:
+        """Steps, or epochs, of the whole OneCycle schedule."""
+        per_step = self.hparams["schedule"] == "onecycle_step"
+        total = int(self.trainer.estimated_stepping_batches) if per_step else int(self.trainer.max_epochs or 0)
+        if total < 1:
+            raise UsageError("A OneCycle schedule needs a known length; give trainer.max_epochs, or schedule constant.")
+        return total
+
+    def on_train_start(self) -> None:
+        cycle = self.lr_schedulers()
+        if isinstance(cycle, torch.optim.lr_scheduler.OneCycleLR) and cycle.total_steps != self._cycle_length():
+            unit = "steps" if self.hparams["schedule"] == "onecycle_step" else "epochs"
+            raise UsageError(
+                f"The checkpoint's OneCycle schedule ends after {cycle.total_steps} {unit}, this run has "
+                f"{self._cycle_length()}; resume with the same trainer.max_epochs and data, or start a new run from "
+                "the weights with init_from."
+            )
+
     def on_train_epoch_start(self) -> None:
         # Everything random in an epoch follows from (seed, epoch, rank), so that a resumed run repeats it exactly.
         torch.manual_seed(hash((self.hparams["seed"], self.current_epoch, self.global_rank)) & (2**62 - 1))
@@ -219,10 +237,7 @@ class OperatorModule(pl.LightningModule):
         adam = torch.optim.Adam(self.parameters(), h["lr"], tuple(h["betas"]), weight_decay=h["weight_decay"])
         if h["schedule"] == "constant":
             return adam
-        per_step = h["schedule"] == "onecycle_step"
-        total = int(self.trainer.estimated_stepping_batches) if per_step else int(self.trainer.max_epochs or 0)
-        if total < 1:
-            raise UsageError("A OneCycle schedule needs a known length; give trainer.max_epochs, or schedule constant.")
+        per_step, total = h["schedule"] == "onecycle_step", self._cycle_length()
         # PyTorch divides by zero where the rise takes exactly one step.
         rise = h["pct_start"] + (1e-6 if abs(h["pct_start"] * total - 1) < 1e-9 else 0)
         cycle = torch.optim.lr_scheduler.OneCycleLR(

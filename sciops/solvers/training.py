@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -61,7 +62,10 @@ class Curves(Callback):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Lightning's start-up lines and its advice that does not apply here; real warnings stay."""
+    """Silence Lightning's start-up lines and its advice that does not apply here; real warnings stay.
+
+    Lightning turns Ctrl-C into an exit of its own; here it becomes the KeyboardInterrupt that it was.
+    """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -81,6 +85,11 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=message)
         try:
             yield
+        except SystemExit as leaving:
+            if isinstance(leaving.__context__, KeyboardInterrupt):
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched it off
+                raise KeyboardInterrupt from None
+            raise
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)

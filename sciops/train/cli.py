@@ -135,16 +135,16 @@ def main(args: Sequence[str]) -> int:
     """Run one verb with LightningCLI; exit code 0, or 2 and one sentence for a mistake in the configuration."""
     sys.path.insert(0, str(Path.cwd()))  # classes of the user's own, named by class path
     given, overrides = split_overrides(expand(list(args)))
-    with quiet():
-        try:
+    try:
+        with quiet():
             RunCLI(given, overrides, default_name(given))
-        except (ArgumentError, ValueError, TypeError) as error:
-            # jsonargparse wraps an error raised in a constructor into its own list of types, as a ValueError.
-            if not isinstance(error, ArgumentError) and NOISE[0] not in str(error):
-                raise
-            raise UsageError(one_sentence(str(error))) from error
-        except SystemExit as leaving:
-            return int(leaving.code or 0)
+    except (ArgumentError, ValueError, TypeError) as error:
+        # jsonargparse wraps an error raised in a constructor into its own list of types, as a ValueError.
+        if not isinstance(error, ArgumentError) and NOISE[0] not in str(error):
+            raise
+        raise UsageError(one_sentence(str(error))) from error
+    except SystemExit as leaving:  # --help and --print_config
+        return int(leaving.code or 0)
     return 0
 
 

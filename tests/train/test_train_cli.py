@@ -76,6 +76,25 @@ def test_a_killed_run_resumes_bit_for_bit(project: Path, tmp_path: Path, capsys:
         assert [row["epoch"] for row in csv.DictReader(handle)] == ["1", "2", "3", "4", "5", "6"]
 
 
+def test_a_schedule_of_another_length_cannot_be_resumed(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(fit(project, tmp_path)) == 0
+    assert main(fit(project, tmp_path, "--ckpt_path", "last", "--trainer.max_epochs", "4")) == 2
+    assert "OneCycle schedule ends after 6 steps, this run has 12" in capsys.readouterr().err
+
+
+def test_ctrl_c_leaves_with_130(
+    project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sciops.train.callbacks.EpochLog.on_train_epoch_start", interrupt)
+    assert main(fit(project, tmp_path)) == 130
+    assert "Interrupted" in capsys.readouterr().err
+
+
 def test_one_seed_decides_weights_and_order(project: Path, tmp_path: Path) -> None:
     short = ("--trainer.max_epochs", "1", "--seed_everything")
     for folder, seed in (("a", "3"), ("b", "3"), ("c", "4")):
