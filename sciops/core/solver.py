@@ -29,6 +29,17 @@ class View(Enum):
     ENERGY = "energy"
 
 
+REMEDIES = {
+    "data": "generate or open a dataset of this problem",
+    "residual": "write its equation as a Problem with a residual",
+    "boundary": "write its equation as a Problem with a residual",
+    "system": "write its equation as a Problem with a residual that is linear in u",
+    "step": "give the problem a method step(u, dt)",
+    "energy": "give the problem a method energy(u)",
+}
+"""What would make each missing view a yes."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """Limits of one fit or solve; None means unlimited (`tol`: the solver's own default)."""
@@ -98,11 +109,11 @@ class Solver:
 
         The base class compares `needs` with the problem's views. Override to add conditions, and call super.
         """
-        missing = [v.value for v in self.needs - problem.views()]
+        missing = sorted(v.value for v in self.needs - problem.views())
         if missing:
             return (
-                f"needs {', '.join(sorted(missing))}; {type(problem).__name__} offers "
-                f"{', '.join(sorted(v.value for v in problem.views()))}"
+                f"needs {', '.join(missing)}; {type(problem).__name__} offers "
+                f"{', '.join(sorted(v.value for v in problem.views()))}; {REMEDIES[missing[0]]}"
             )
         return None
 
