@@ -83,7 +83,10 @@ def run(key: str, splits: dict[str, Dataset], epochs: int, seed: int, device: st
 def provenance(splits: dict[str, Dataset], threads: int) -> dict[str, Any]:
     """Where the numbers come from."""
     commit = subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.strip()
     return {
         "commit": commit,
@@ -104,7 +107,7 @@ def markdown(rows: list[dict[str, Any]], facts: dict[str, Any]) -> str:
     lines = [
         "# Small CPU gate: smooth Darcy 64², 400 training cases",
         "",
-        f"`python experiments/benchmarks/mgno_gate.py`, commit {facts['commit'][:12]}, torch {facts['torch']}, "
+        f"`python experiments/benchmarks/mgno_gate.py`, commit {facts['commit']}, torch {facts['torch']}, "
         f"{facts['threads']} thread(s); mean label error of the test split {facts['label_error'].get('test', 0):.1e}. "
         f"Bar: {100 * BAR:.1f} % for the published MgNO after 15 epochs.",
         "",
