@@ -11,7 +11,7 @@ from torch import Tensor
 from sciops.core.errors import UsageError
 from sciops.core.linear import LinearOperator, LinearSolution, LinearSolver, Status, require_tags
 from sciops.numerics.multigrid import Hierarchy
-from sciops.numerics.reductions import row_sum
+from sciops.numerics.reductions import centred, inner, wide
 
 GROWTH = 1e8
 """A residual this many times its start means divergence."""
@@ -148,16 +148,16 @@ class PlainFrame:
 
     def precondition(self, r: Tensor) -> Tensor:
         z = r if self.apply is None else self.apply(r)
-        return _centred(z) if self.A.nullspace == "constant" else z
+        return centred(z) if self.A.nullspace == "constant" else z
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
-        return row_sum((a * b).flatten(1))
+        return inner(a, b)
 
     def norm(self, r: Tensor) -> Tensor:
         return self.dot(r, r).sqrt()
 
     def wide(self, per_system: Tensor) -> Tensor:
-        return _wide(per_system, self.direction)
+        return wide(per_system, self.direction)
 
 
 def pcg(
@@ -170,7 +170,7 @@ def pcg(
 ) -> LinearSolution:
     """Preconditioned conjugate gradients for all systems of A together; see `ConjugateGradients`."""
     singular = A.nullspace == "constant"
-    b = _centred(b) if singular else b
+    b = centred(b) if singular else b
     scale = _norm(b)
     goal = tol * scale
     start = b if x0 is None else b - A.matvec(x0)
@@ -180,7 +180,7 @@ def pcg(
     broken = ~torch.isfinite(size)
     diverged = torch.zeros_like(broken)
     active = (size > goal) & ~broken
-    r = frame.load(torch.where(_wide(broken, start), 0.0, start))
+    r = frame.load(torch.where(wide(broken, start), 0.0, start))
     p = frame.direction.zero_()
     x = torch.zeros_like(p)
     rho = torch.ones_like(size)
@@ -216,7 +216,7 @@ def pcg(
     if x0 is not None:
         answer = x0 + answer
     if singular:
-        answer = _centred(answer)
+        answer = centred(answer)
     final = _norm(b - A.matvec(answer))
     # The recursive residual may run ahead of what the precision can reach.
     missed = final > LAG * goal
@@ -254,16 +254,8 @@ def _joined(parts: list[LinearSolution]) -> LinearSolution:
 
 
 def _norm(a: Tensor) -> Tensor:
-    return row_sum((a * a).flatten(1)).sqrt()
+    return inner(a, a).sqrt()
 
 
 def _relative(size: Tensor, scale: Tensor) -> Tensor:
     return torch.where(scale > 0, size / torch.where(scale > 0, scale, 1.0), size)
-
-
-def _centred(a: Tensor) -> Tensor:
-    return a - _wide(row_sum(a.flatten(1)) / a[0].numel(), a)
-
-
-def _wide(per_system: Tensor, like: Tensor) -> Tensor:
-    return per_system.reshape(-1, *(1,) * (like.dim() - 1))

@@ -1,4 +1,4 @@
-"""Sums whose rounding does not depend on what else is in the batch."""
+"""Sums whose rounding does not depend on what else is in the batch, and their way back into the batch."""
 
 import torch
 from jaxtyping import Float
@@ -28,3 +28,18 @@ def row_sum(values: Float[Tensor, "n k"]) -> Float[Tensor, " n"]:
     halves = torch.sum(values[:, : 2 * half].reshape(-1, half), dim=1).reshape(-1, 2)
     total = halves[:, 0] + halves[:, 1]
     return total + values[:, -1] if values.shape[1] % 2 else total
+
+
+def inner(a: Float[Tensor, "n *s"], b: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
+    """Σ a·b of each case."""
+    return row_sum((a * b).flatten(1))
+
+
+def wide(per_case: Tensor, like: Tensor) -> Tensor:
+    """(n,) as (n, 1, …), to be broadcast against (n, *space)."""
+    return per_case.reshape(-1, *(1,) * (like.dim() - 1))
+
+
+def centred(a: Float[Tensor, "n *s"]) -> Float[Tensor, "n *s"]:
+    """a minus the mean of each case."""
+    return a - wide(row_sum(a.flatten(1)) / a[0].numel(), a)
