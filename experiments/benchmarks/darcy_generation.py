@@ -1,8 +1,9 @@
 """Cases per second of Darcy generation: sciops' batched multigrid against a loop over SciPy's sparse direct solve.
 
 Both make the same cases (two-phase 3/12) on the same grid with the same second-order scheme and the same label error
-(Richardson with the observed order, from solves with a half and a quarter of the intervals). The loop assembles its matrix with NumPy, the way one would
-write it by hand, and is run in one process and in as many as sciops uses. Repeats are interleaved.
+(Richardson with the observed order, from solves with a half and a quarter of the intervals). The loop assembles its
+matrix with NumPy, the way one would write it by hand, and is run in one process and in as many as sciops uses. Repeats
+are interleaved.
 
     python experiments/benchmarks/darcy_generation.py [--size 128] [--cases 64] [--workers 2] [--repeats 3]
 """
