@@ -15,6 +15,7 @@ from sciops.core.grid import Grid
 from sciops.core.linear import ADVICE, Status
 from sciops.core.solver import Budget, Solution, Solver, checked
 from sciops.metrics.base import Metric, scores
+from sciops.metrics.catalogue import named
 from sciops.metrics.statistics import bootstrap
 
 DRAWS = 2000
@@ -107,6 +108,20 @@ def _combine(metric: Metric, parts: list[Tensor], reason: str, n: int) -> Score:
     per_case = stacked.reshape(len(stacked), -1)
     note = "" if len(stacked) == n else f"over the {len(stacked)} of {n} cases with a finite answer"
     return Score(metric.combine(stacked), low, high, note, per_case.mean(1).tolist() if per_case.shape[1] == 1 else [])
+
+
+def truth_residual(dataset: Dataset, batch: int, limit: int | None = None) -> float | None:
+    """The residual metric of the stored truth: no solver can be told from it below this; None without an equation."""
+    metric = named("residual")
+    n = min(len(dataset), limit or len(dataset))
+    parts = []
+    for start in range(0, n, batch):
+        index = slice(start, min(start + batch, n))
+        truth, cases = dataset.truth(index).to(torch.float64), dataset.cases(index).to(torch.float64)
+        if metric.applies(truth, cases):
+            return None
+        parts.append(metric.per_case(truth, truth, cases).detach().cpu())
+    return metric.combine(torch.cat(parts))
 
 
 def failed_row(row: Row, error: Exception) -> Row:

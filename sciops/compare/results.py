@@ -84,6 +84,7 @@ class Results:
     shifts: list[Row] = field(default_factory=list)
     floor: float | None = None
     generation_seconds: float | None = None
+    truth_residual: float | None = None  # of the stored truth itself: the floor of the residual column
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def records(self) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sciops.compare import shifted
-from sciops.compare.judge import bring, failed_row, filled, judge
+from sciops.compare.judge import bring, failed_row, filled, judge, truth_residual
 from sciops.compare.memory import peak_memory
 from sciops.compare.meter import clock, measure
 from sciops.compare.plan import Contestant, Plan, fingerprint
@@ -276,6 +276,7 @@ def compare(plan: Plan, splits: Splits, out: Path, say: Say) -> Results:
         shifts=shifts,
         floor=None if error is None else float(error.double().mean()),
         generation_seconds=splits.generation_seconds,
+        truth_residual=truth_residual(splits.test, plan.batch, plan.test_cases) if "residual" in plan.metrics else None,
         provenance=facts,
     )
 

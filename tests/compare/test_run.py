@@ -109,3 +109,10 @@ def test_reference_rung_of_the_transfer_table_vanishes_on_its_own_grid(splits, t
     own, fine = (r for r in results.transfer if r.solver == "interpolated truth")
     assert own.score("rel_l2") < 1e-10
     assert 1e-10 < fine.score("rel_l2") < 0.2
+
+
+def test_the_residual_of_the_truth_is_the_truncation_error_of_the_scheme(splits, tmp_path, quiet):
+    results = compare(plan(contestant("Jacobi")), splits, tmp_path, quiet.append)
+    # Modes up to 8 on 16 intervals: |k²h²/12| of the symbol −k² is up to a tenth, and far from rounding.
+    assert 1e-3 < results.truth_residual < 0.2
+    assert compare(plan(contestant("Jacobi")), splits, tmp_path, quiet.append).truth_residual == results.truth_residual
