@@ -30,7 +30,9 @@ def main() -> int:
         for module, found in runs.items():
             found.append(seconds(module))
     torch_time, own = (statistics.median(found) for found in runs.values())
-    print(f"import torch {torch_time:.2f} s, import sciops {own:.2f} s, difference {own - torch_time:.2f} s (bar {BAR} s)")
+    print(
+        f"import torch {torch_time:.2f} s, import sciops {own:.2f} s, difference {own - torch_time:.2f} s (bar {BAR} s)"
+    )
     return int(own - torch_time > BAR)
 
 

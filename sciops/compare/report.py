@@ -79,8 +79,8 @@ def summary(results: Results) -> list[str]:
         lines.append(f"Mean estimated error of the labels (the floor): {results.floor:.1e} relative L².")
     if results.truth_residual is not None:
         lines.append(
-            f"Discrete residual of the stored truth: {results.truth_residual:.2g}. Below it the residual column says how "
-            "well a solver fits the difference scheme, not how close it is to the solution."
+            f"Discrete residual of the stored truth: {results.truth_residual:.2g}. Below it the residual column says "
+            "how well a solver fits the difference scheme, not how close it is to the solution."
         )
     if results.generation_seconds is not None:
         lines.append(f"Generating the training data took {results.generation_seconds:.1f} s.")
