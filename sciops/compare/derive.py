@@ -62,7 +62,9 @@ def derived(results: "Results") -> Facts:
                 if timing is None:
                     continue
                 if rival is None:
-                    own[f"break_even_solves{suffix}"] = (None, "no classical setting in the table is as accurate")
+                    some = any(r.kind == "classical" and r.status == "ok" for r in results.rows)
+                    why = "no classical setting in the table is as accurate" if some else "no classical solver can run"
+                    own[f"break_even_solves{suffix}"] = (None, why)
                     continue
                 count = break_even(investment, rival.seconds, timing["median"])
                 never = "" if math.isfinite(count) else "never: not faster than "
