@@ -64,9 +64,11 @@ def test_a_killed_run_resumes_bit_for_bit(project: Path, tmp_path: Path, capsys:
         "from sciops.cli import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
+    # Bits depend on the number of threads: the child must use as many as this process.
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     killed = subprocess.run(
         [sys.executable, "-c", code, *fit(project, tmp_path / "killed", *six)],
-        cwd=ROOT, capture_output=True, timeout=240, check=False,
+        cwd=ROOT, capture_output=True, timeout=240, check=False, env=os.environ | threads,
     )  # fmt: skip
     assert killed.returncode == 9, killed.stderr
     assert main(fit(project, tmp_path / "killed", *six, "--ckpt_path", "last")) == 0
