@@ -105,7 +105,10 @@ class _ProblemClauses:
     def system(self) -> None:
         cases = self.cases()
         A, b = self.problem.system(cases)
-        again, zero = Problem.system(self.problem, cases), torch.zeros_like(b)
+        again, zero = (
+            (Problem.matrix(self.problem, cases), Problem.right_hand_side(self.problem, cases)),
+            torch.zeros_like(b),
+        )
         v = torch.randn_like(b)
         gap = (A.matvec(v) - b) - (again[0].matvec(v) - again[1])
         scale = float(A.matvec(v).abs().max())
