@@ -6,7 +6,8 @@
 Data: datasets/darcy_smooth_small.yaml (truth from 127² nodes, every second kept), made if it is not there. Everyone
 gets the same budget: relative L² loss, Adam without weight decay, OneCycle per step to 2e-3 (from half of that, rise
 over 10 %, down to 1e-5), batch 8, 15 epochs, inputs normalised by one scalar mean and std, outputs per point. The best
-epoch on the validation split counts; a run scores the test split once. Exit code 1 if the published model misses the bar.
+epoch on the validation split counts; a run scores the test split once. Exit code 1 if the published
+model misses the bar.
 """
 
 import argparse
