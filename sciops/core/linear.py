@@ -44,8 +44,8 @@ class LinearOperator(ABC):
     """n independent square linear maps x ↦ A x on arrays of shape (n, *space).
 
     `tags` ⊆ {symmetric, positive}: *positive* means xᵀAx ≥ 0 with equality only on the null space.
-    `nullspace` is None or "constant" (pure Neumann or periodic problems: A·1 = 0).
-    Only `matvec` must be written; `diagonal` and `to_scipy` are offered where they are known.
+    `nullspace` is None, "constant" (pure Neumann or periodic problems: A·1 = 0) or "components" (A·1 = 0 on parts of
+    the domain, as `project` knows). Only `matvec` must be written; `diagonal` and `to_scipy` are offered where they are known.
     """
 
     n: int
@@ -62,6 +62,12 @@ class LinearOperator(ABC):
     def diagonal(self) -> Float[Tensor, "n *s"]:
         """diag(A)."""
         raise UsageError(f"{type(self).__name__} is matrix-free and does not know its diagonal.")
+
+    def project(self, x: Float[Tensor, "n *s"]) -> Float[Tensor, "n *s"]:
+        """x without its part in the null space."""
+        if self.nullspace is None:
+            return x
+        return x - x.flatten(1).mean(1).reshape(-1, *(1,) * (x.dim() - 1))
 
     def to_scipy(self, i: int = 0) -> "csr_matrix":
         """System i as a SciPy CSR matrix, unknowns in row-major order."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from sciops.core.errors import UsageError
 from sciops.core.linear import LinearOperator, LinearSolution, LinearSolver, Status, require_tags
 from sciops.numerics.multigrid import Hierarchy
-from sciops.numerics.reductions import centred, inner, wide
+from sciops.numerics.reductions import inner, off_nullspace, wide
 
 GROWTH = 1e8
 """A residual this many times its start means divergence."""
@@ -46,7 +46,8 @@ class ConjugateGradients(LinearSolver):
     `preconditioner`: None, `Jacobi()`, `Multigrid()`, … (must be symmetric positive).
     `block`: systems are solved in groups of about this many unknowns so that a group stays in the cache of a
     CPU core (None: all at once on accelerators, 600 000 unknowns on CPU).
-    Null space "constant": b and the answer are projected to zero mean.
+    Singular systems: b and the answer are projected off the null space (zero mean, of each component where there are
+    several).
     The reported residual is the true ‖b − A x‖/‖b‖, recomputed at the end.
     Cost per step: one operator application, one preconditioner, 2 inner products, 3 updates.
     Fails (MAX_ITER, DIVERGED, NONFINITE per system) on indefinite systems; refuses untagged ones.
@@ -148,7 +149,7 @@ class PlainFrame:
 
     def precondition(self, r: Tensor) -> Tensor:
         z = r if self.apply is None else self.apply(r)
-        return centred(z) if self.A.nullspace == "constant" else z
+        return off_nullspace(self.A, z)
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
         return inner(a, b)
@@ -169,8 +170,7 @@ def pcg(
     maxiter: int = 500,
 ) -> LinearSolution:
     """Preconditioned conjugate gradients for all systems of A together; see `ConjugateGradients`."""
-    singular = A.nullspace == "constant"
-    b = centred(b) if singular else b
+    b = off_nullspace(A, b)
     scale = _norm(b)
     goal = tol * scale
     start = b if x0 is None else b - A.matvec(x0)
@@ -215,8 +215,7 @@ def pcg(
     answer = frame.store(x)
     if x0 is not None:
         answer = x0 + answer
-    if singular:
-        answer = centred(answer)
+    answer = off_nullspace(A, answer)
     final = _norm(b - A.matvec(answer))
     # The recursive residual may run ahead of what the precision can reach.
     missed = final > LAG * goal

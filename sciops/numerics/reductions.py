@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sciops.core.linear import LinearOperator
+
 
 def tree_sum(values: Float[Tensor, "*n k"]) -> Float[Tensor, "*n"]:
     """Σ over the last axis by repeated halving: the order of additions depends on its length alone."""
@@ -43,3 +45,8 @@ def wide(per_case: Tensor, like: Tensor) -> Tensor:
 def centred(a: Float[Tensor, "n *s"]) -> Float[Tensor, "n *s"]:
     """a minus the mean of each case."""
     return a - wide(row_sum(a.flatten(1)) / a[0].numel(), a)
+
+
+def off_nullspace(A: LinearOperator, x: Float[Tensor, "n *s"]) -> Float[Tensor, "n *s"]:
+    """x without its part in the null space of A."""
+    return centred(x) if A.nullspace == "constant" else A.project(x)

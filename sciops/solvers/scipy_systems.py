@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sciops.core.linear import LinearOperator, LinearSolution, LinearSolver, Status
 from sciops.core.stencil_operator import StencilOperator
+from sciops.numerics.reductions import off_nullspace
 
 Answer = tuple[np.ndarray, int]
 SolveOne = Callable[[np.ndarray, np.ndarray | None, float, int], Answer]
@@ -50,16 +51,14 @@ class CaseByCase(LinearSolver):
         maxiter: int = 500,
     ) -> LinearSolution:
         A: LinearOperator = state.A
-        rhs = b.detach().cpu().flatten(1).numpy()
-        if A.nullspace == "constant":
-            rhs = rhs - rhs.mean(axis=1, keepdims=True)
+        rhs = off_nullspace(A, b).detach().cpu().flatten(1).numpy()
         starts = None if x0 is None else x0.detach().cpu().flatten(1).numpy()
         rows, counts = [], []
         for i, solve_one in enumerate(state.solves):
             row, count = solve_one(rhs[i], None if starts is None else starts[i], tol, maxiter)
-            rows.append(row - row.mean() if A.nullspace == "constant" else row)
+            rows.append(row)
             counts.append(count)
-        x = torch.from_numpy(np.stack(rows)).to(dtype=b.dtype, device=b.device).reshape(b.shape)
+        x = off_nullspace(A, torch.from_numpy(np.stack(rows)).to(dtype=b.dtype, device=b.device).reshape(b.shape))
         target = torch.from_numpy(rhs).to(b.device).reshape(b.shape)
         residual = (target - A.matvec(x)).flatten(1).norm(dim=1)
         scale = target.flatten(1).norm(dim=1)
