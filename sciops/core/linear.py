@@ -45,7 +45,8 @@ class LinearOperator(ABC):
 
     `tags` ⊆ {symmetric, positive}: *positive* means xᵀAx ≥ 0 with equality only on the null space.
     `nullspace` is None, "constant" (pure Neumann or periodic problems: A·1 = 0) or "components" (A·1 = 0 on parts of
-    the domain, as `project` knows). Only `matvec` must be written; `diagonal` and `to_scipy` are offered where they are known.
+    the domain, as `project` knows). Only `matvec` must be written; `diagonal` and `to_scipy` are offered where they
+    are known.
     """
 
     n: int

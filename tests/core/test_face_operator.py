@@ -1,4 +1,4 @@
-"""Face-weight matrices: symmetric for any weights, zero rows outside, constants in the null space only without sinks."""
+"""Face-weight matrices: symmetric for any weights, zero rows outside, constants as null space of closed parts."""
 
 import pytest
 import torch
