@@ -95,7 +95,7 @@ class FaceOperator(LinearOperator):
             for step in (-1, 1):
                 row = stencil[:, places.index(tuple(step * int(a == axis) for a in range(ndim)))]
                 row.narrow(axis + 1, int(step < 0), size).copy_(w.narrow(axis + 1, 0, size)).neg_()
-        whole = self.nullspace is not None and bool((self.labels == 1).all())
+        whole = self.nullspace is not None and self.labels is not None and bool(torch.eq(self.labels, 1).all())
         return StencilOperator(stencil, (False,) * ndim, self.tags, "constant" if whole else None)
 
     def to_scipy(self, i: int = 0) -> "csr_matrix":
