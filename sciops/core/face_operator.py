@@ -69,10 +69,11 @@ class FaceOperator(LinearOperator):
     def project(self, x: Float[Tensor, "n *s"]) -> Float[Tensor, "n *s"]:
         if self.labels is None or self.nullspace is None:
             return x
-        flat, labels = x.flatten(1), self.labels.flatten(1)
+        flat = x.flatten(1)
+        labels = self.labels.flatten(1).expand(len(flat), -1)  # one matrix may have many right-hand sides
         count = int(labels.max()) + 1
-        sums = flat.new_zeros((self.n, count)).scatter_add_(1, labels, flat)
-        sizes = flat.new_zeros((self.n, count)).scatter_add_(1, labels, torch.ones_like(flat))
+        sums = flat.new_zeros((len(flat), count)).scatter_add_(1, labels, flat)
+        sizes = flat.new_zeros((len(flat), count)).scatter_add_(1, labels, torch.ones_like(flat))
         means = sums / sizes.clamp(min=1.0)
         means[:, 0] = 0.0
         return x - means.gather(1, labels).reshape(x.shape)
