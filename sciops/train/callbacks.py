@@ -62,9 +62,9 @@ def checkpoints(folder: Path, monitor: str = MONITOR) -> ModelCheckpoint:
     )
 
 
-def default_callbacks(run: Path, patience: int | None, echo: bool) -> list[Callback]:
+def default_callbacks(run: Path, patience: int | None, echo: bool, monitor: str = MONITOR) -> list[Callback]:
     """Epoch log and checkpoints, and early stopping if a patience (in epochs) is given."""
-    callbacks: list[Callback] = [EpochLog(run / "metrics.csv", echo), checkpoints(run / "checkpoints")]
+    callbacks: list[Callback] = [EpochLog(run / "metrics.csv", echo), checkpoints(run / "checkpoints", monitor)]
     if patience is not None:
-        callbacks.append(EarlyStopping(MONITOR, patience=patience, mode="min", check_finite=True))
+        callbacks.append(EarlyStopping(monitor, patience=patience, mode="min", check_finite=True))
     return callbacks

@@ -23,7 +23,7 @@ from sciops.core.errors import UsageError
 from sciops.solvers.checkpoint import read_checkpoint
 from sciops.solvers.training import SafeCheckpointIO, quiet
 from sciops.train.arguments import NOISE, deep_set, default_name, expand, one_sentence, split_overrides
-from sciops.train.callbacks import default_callbacks
+from sciops.train.callbacks import MONITOR, default_callbacks
 from sciops.train.predictions import PredictionFiles
 
 
@@ -111,7 +111,8 @@ class RunCLI(LightningCLI):
         }
         own: list[pl.Callback] = [RichProgressBar(leave=False)] if terminal else []
         if self.subcommand == "fit":
-            own += default_callbacks(self.run_folder, table.patience, echo=not terminal)
+            monitor = getattr(self.model, "monitor", MONITOR)  # a model may choose its own measure of the best
+            own += default_callbacks(self.run_folder, table.patience, not terminal, monitor)
         elif self.subcommand == "predict":
             own.append(PredictionFiles(self.run_folder / "predictions"))
         self.trainer_defaults["callbacks"] = own
@@ -122,7 +123,7 @@ class RunCLI(LightningCLI):
     def after_fit(self) -> None:
         keeper = self.trainer.checkpoint_callback
         score = getattr(keeper, "best_model_score", None)
-        best = "" if score is None else f"; best val_rel_l2 {float(score):.6g}"
+        best = "" if score is None else f"; best {getattr(keeper, 'monitor', MONITOR)} {float(score):.6g}"
         if self.trainer.is_global_zero:
             print(f"Done after {self.trainer.current_epoch} epochs{best}. Results in {self.run_folder}: "
                   "config.yaml, metrics.csv, checkpoints/best.ckpt, checkpoints/last.ckpt")  # fmt: skip
