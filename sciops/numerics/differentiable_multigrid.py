@@ -1,0 +1,403 @@
+"""A multigrid cycle that gradients flow through, and the advice that a network may give to it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sciops.core.errors import UsageError
+from sciops.core.face_operator import FaceOperator
+from sciops.core.linear import LinearOperator, require_tags
+from sciops.core.stencil_operator import StencilOperator, offsets
+from sciops.numerics.galerkin import NO_LINK, corners, cut_at_box
+from sciops.numerics.parity_layout import Index, class_number, neighbour, parities
+
+COARSEST = 100
+"""Unknowns per case at or below which a level is solved by a dense factorisation."""
+
+SHIFT = 10.0
+"""Added to the dense matrix, in units of rounding beside its diagonal: a null space stays large but positive."""
+
+Rows = dict[tuple[int, Index], Tensor]
+"""(class, offset) → stencil entry, or (class, corner) → interpolation weight; arrays (n, *blocks)."""
+
+
+class Advice(NamedTuple):
+    """What a network may say about one level; every value it can take leaves the cycle symmetric and positive.
+
+    Arrays are over the blocks of 2^d points (the even point 2I and its neighbours above), `blocks` = ⌈m/2⌉ per axis.
+    `relaxation` (n, 2^d, *blocks): over-relaxation ω ∈ (0, 2) of each point, classes in row-major order of parity.
+    `tilt` (n, 3^d − 1, *blocks): logarithms t of multipliers e^t on the interpolation weights, in the order of
+    `weight_keys`; the sum of the weights of a point does not change.
+    `scale` (n, *blocks): factor > 0 on the coarse correction at the even points.
+    """
+
+    relaxation: Float[Tensor, "n p *k"]
+    tilt: Float[Tensor, "n w *k"]
+    scale: Float[Tensor, "n *k"]
+
+
+Adviser = Callable[[Float[Tensor, "n k *s"]], Advice | None]
+"""Stencil of one level (n, 3^d, *space) → advice, or None for the plain method."""
+
+
+def weight_keys(ndim: int) -> list[tuple[int, Index]]:
+    """(class, corner) of all interpolation weights that are not at coarse points: 2 in 1-D, 8 in 2-D, 26 in 3-D."""
+    return [(class_number(p), corner) for p in parities(ndim)[1:] for corner in corners(p)]
+
+
+def neutral_advice(n: int, blocks: Index, like: Tensor) -> Advice:
+    """The advice that changes nothing."""
+    ndim = len(blocks)
+    return Advice(
+        like.new_ones((n, 2**ndim, *blocks)), like.new_zeros((n, 3**ndim - 1, *blocks)), like.new_ones((n, *blocks))
+    )
+
+
+def to_blocks(x: Float[Tensor, "*lead_space"], ndim: int) -> Tensor:
+    """(…, *space) → (…, 2^d, *blocks): block I holds the points 2I + p; points beyond an odd end are zero."""
+    space = x.shape[x.dim() - ndim :]
+    lead = x.shape[: x.dim() - ndim]
+    if any(m % 2 for m in space):
+        x = pad(x, [amount for m in reversed(space) for amount in (0, m % 2)])
+    sizes = [(m + 1) // 2 for m in space]
+    x = x.reshape(*lead, *(number for size in sizes for number in (size, 2)))
+    first = len(lead)
+    order = [first + 2 * a + 1 for a in range(ndim)] + [first + 2 * a for a in range(ndim)]
+    return x.permute(*range(first), *order).reshape(*lead, 2**ndim, *sizes)
+
+
+def from_blocks(x: Tensor, space: Index) -> Tensor:
+    """Inverse of `to_blocks` for (n, 2^d, *blocks)."""
+    ndim, sizes = len(space), x.shape[2:]
+    x = x.reshape(x.shape[0], *(2,) * ndim, *sizes)
+    order = [number for a in range(ndim) for number in (1 + ndim + a, 1 + a)]
+    x = x.permute(0, *order).reshape(x.shape[0], *(2 * size for size in sizes))
+    return x[(slice(None), *(slice(m) for m in space))]
+
+
+def shift(x: Tensor, step: Index) -> Tensor:
+    """Entry I of the result is x[I + step], zero outside; step ∈ {−1, 0, 1}^d on the last axes."""
+    if not any(step):
+        return x
+    ndim = len(step)
+    amounts, window = [], [slice(None)] * (x.dim() - ndim)
+    for axis, s in enumerate(step, start=x.dim() - ndim):
+        window.append(slice(max(s, 0), x.shape[axis] + min(s, 0)))
+        amounts.append((max(-s, 0), max(s, 0)))
+    return pad(x[tuple(window)], [a for pair in reversed(amounts) for a in pair])
+
+
+class Ghosted:
+    """Class arrays with one layer of zeros around each; shifted reads are views."""
+
+    def __init__(self, ndim: int) -> None:
+        self.ndim = ndim
+        self.rows: dict[int, Tensor] = {}
+
+    def put(self, k: int, x: Tensor) -> None:
+        self.rows[k] = pad(x, [1] * (2 * self.ndim))
+
+    def at(self, k: int, step: Index) -> Tensor:
+        x = self.rows[k]
+        for axis, s in enumerate(step, start=1):
+            x = x.narrow(axis, 1 + s, x.shape[axis] - 2)
+        return x
+
+
+def interpolation(rows: Rows, ndim: int, tilt: Tensor | None = None) -> Rows:
+    """Weights W[p, c] as in `galerkin.interpolation`, tilted where there is advice, edges before faces before bodies.
+
+    w_c ← w_c e^{t_c} + (Σ w − Σ w e^t) |w_c| e^{t_c} / Σ |w| e^t, which keeps Σ w whatever the signs: constants stay
+    where they were interpolated exactly.
+    """
+    centre = (0,) * ndim
+    like = rows[0, centre]
+    weights: Rows = {(0, centre): torch.ones_like(like)}
+    tilts = {} if tilt is None else dict(zip(weight_keys(ndim), tilt.unbind(1), strict=True))
+    for parity in sorted(parities(ndim)[1:], key=sum):
+        k = class_number(parity)
+        collapsed = _collapse(rows, parity)
+        if sum(parity) == 1:
+            _add_detours(rows, parity, collapsed)
+        total = collapsed.pop(centre)
+        usable = total > 1e-10 * rows[k, centre]
+        inverse = torch.where(usable, -1.0 / torch.where(usable, total, 1.0), 0.0)
+        found: dict[Index, Tensor] = {}
+        for along, entry in collapsed.items():
+            source, step = neighbour(parity, along)
+            scaled = entry * inverse
+            for corner in corners(source):
+                target = tuple(s + c for s, c in zip(step, corner, strict=True))
+                term = scaled * shift(weights[class_number(source), corner], step)
+                found[target] = found[target] + term if target in found else term
+        if tilts:
+            found = _tilted(found, {corner: tilts[k, corner] for corner in found})
+        for corner in corners(parity):
+            weights[k, corner] = found[corner] if corner in found else torch.zeros_like(like)
+    return weights
+
+
+def coarse_stencil(rows: Rows, weights: Rows, ndim: int) -> Float[Tensor, "n k *s"]:
+    """Pᵀ A P on the even points, (n, 3^d, *blocks)."""
+    table = offsets(ndim)
+    sums: dict[Index, Tensor] = {}
+    for parity in parities(ndim):
+        k = class_number(parity)
+        reached: dict[Index, Tensor] = {}
+        for (number, offset), entry in rows.items():
+            if number != k:
+                continue
+            source, step = neighbour(parity, offset)
+            for corner in corners(source):
+                reach = tuple(s + c for s, c in zip(step, corner, strict=True))
+                factor = shift(weights[class_number(source), corner], step)
+                reached[reach] = torch.addcmul(reached[reach], entry, factor) if reach in reached else entry * factor
+        for corner in corners(parity):
+            back = tuple(-c for c in corner)
+            weight = weights[k, corner]
+            for reach, row in reached.items():
+                target = tuple(r - c for r, c in zip(reach, corner, strict=True))
+                term = shift(weight * row, back)
+                sums[target] = sums[target] + term if target in sums else term
+    zero = torch.zeros_like(rows[0, (0,) * ndim])
+    return torch.stack([sums.get(offset, zero) for offset in table], dim=1)
+
+
+class DifferentiableLevel:
+    """Smoother and transfers of one level as functions that leave their arguments alone."""
+
+    def __init__(self, stencil: Tensor, advice: Advice | None) -> None:
+        self.space, self.ndim = tuple(stencil.shape[2:]), stencil.dim() - 2
+        table, centre = offsets(self.ndim), (0,) * self.ndim
+        blocks = to_blocks(stencil, self.ndim)
+        keep = [i for i, o in enumerate(table) if not any(o) or bool((stencil.detach()[:, i] != 0).any())]
+        self.rows: Rows = {(k, table[i]): blocks[:, i, k] for k in range(2**self.ndim) for i in keep}
+        self.weights = interpolation(self.rows, self.ndim, None if advice is None else advice.tilt)
+        self.coarse = coarse_stencil(self.rows, self.weights, self.ndim)
+        self.scale = None if advice is None else advice.scale
+        self.order = sorted(range(2**self.ndim), key=lambda k: (sum(parities(self.ndim)[k]) % 2, k))
+        self.step: list[Tensor] = []
+        self.keep: list[Tensor | None] = []
+        for k in range(2**self.ndim):
+            diagonal = self.rows[k, centre]
+            positive = diagonal > 0
+            inverse = torch.where(positive, 1.0 / torch.where(positive, diagonal, 1.0), 0.0)
+            omega = None if advice is None else advice.relaxation[:, k]
+            self.step.append(inverse if omega is None else omega * inverse)
+            self.keep.append(None if omega is None else 1.0 - omega)
+        self.links: list[list[tuple[Tensor, int, Index]]] = [[] for _ in range(2**self.ndim)]
+        for (k, offset), entry in self.rows.items():
+            if any(offset):
+                source, step = neighbour(parities(self.ndim)[k], offset)
+                self.links[k].append((entry, class_number(source), step))
+
+    def sweep(self, x: list[Tensor] | None, b: list[Tensor], forward: bool) -> list[Tensor]:
+        """One sweep of coloured over-relaxation, colours in reverse order if not `forward`; x None means zero."""
+        ghosts = Ghosted(self.ndim)
+        new: dict[int, Tensor] = {} if x is None else dict(enumerate(x))
+        for k, values in new.items():
+            ghosts.put(k, values)
+        for k in self.order if forward else self.order[::-1]:
+            total = b[k]
+            for entry, source, step in self.links[k]:
+                if source in ghosts.rows:
+                    total = torch.addcmul(total, entry, ghosts.at(source, step), value=-1.0)
+            value, kept = total * self.step[k], self.keep[k]
+            if kept is not None and k in new:
+                value = torch.addcmul(value, kept, new[k])
+            new[k] = value
+            ghosts.put(k, value)
+        return [new[k] for k in range(len(b))]
+
+    def product(self, x: list[Tensor]) -> list[Tensor]:
+        """A x."""
+        ghosts, centre = Ghosted(self.ndim), (0,) * self.ndim
+        for k, values in enumerate(x):
+            ghosts.put(k, values)
+        out = []
+        for k, values in enumerate(x):
+            total = self.rows[k, centre] * values
+            for entry, source, step in self.links[k]:
+                total = torch.addcmul(total, entry, ghosts.at(source, step))
+            out.append(total)
+        return out
+
+    def restrict(self, r: list[Tensor]) -> Tensor:
+        """S Pᵀ r on the even points."""
+        total = r[0]
+        for (k, corner), weight in self.weights.items():
+            if k:
+                total = total + shift(weight * r[k], tuple(-c for c in corner))
+        return total if self.scale is None else self.scale * total
+
+    def prolong(self, x: list[Tensor], e: Tensor) -> list[Tensor]:
+        """x + P S e."""
+        e = e if self.scale is None else self.scale * e
+        ghosts, new = Ghosted(self.ndim), list(x)
+        ghosts.put(0, e)
+        new[0] = new[0] + e
+        for (k, corner), weight in self.weights.items():
+            if k:
+                new[k] = torch.addcmul(new[k], weight, ghosts.at(0, corner))
+        return new
+
+
+class DifferentiableHierarchy:
+    """z = B r for n systems, a function of the stencil and of the advice at every level."""
+
+    def __init__(
+        self, stencil: Float[Tensor, "n k *s"], adviser: Adviser | None, sweeps: int = 1, coarsest: int = COARSEST
+    ) -> None:
+        self.space, self.sweeps, ndim = tuple(stencil.shape[2:]), sweeps, stencil.dim() - 2
+        stencil = stencil.clone()
+        cut_at_box(stencil.transpose(0, 1), offsets(ndim), (False,) * ndim)
+        self.levels: list[DifferentiableLevel] = []
+        while prod(stencil.shape[2:]) > coarsest and max(stencil.shape[2:]) > 2:
+            level = DifferentiableLevel(stencil, None if adviser is None else adviser(stencil.detach()))
+            self.levels.append(level)
+            stencil = level.coarse
+        self.coarse_space = tuple(stencil.shape[2:])
+        self.factor = _factor(stencil)
+
+    def __call__(self, r: Float[Tensor, "n *s"]) -> Float[Tensor, "n *s"]:
+        return self._cycle(0, r)
+
+    def _cycle(self, depth: int, r: Tensor) -> Tensor:
+        if depth == len(self.levels):
+            root, factor = self.factor
+            scaled = (r.flatten(1) * root)[:, :, None]
+            return (torch.cholesky_solve(scaled, factor)[:, :, 0] * root).reshape(r.shape)
+        level = self.levels[depth]
+        b = list(to_blocks(r, level.ndim).unbind(1))
+        x = level.sweep(None, b, True)
+        for _ in range(self.sweeps - 1):
+            x = level.sweep(x, b, True)
+        residual = [right - left for right, left in zip(b, level.product(x), strict=True)]
+        x = level.prolong(x, self._cycle(depth + 1, level.restrict(residual)))
+        for _ in range(self.sweeps):
+            x = level.sweep(x, b, False)
+        return from_blocks(torch.stack(x, dim=1), level.space)
+
+
+@dataclass(frozen=True)
+class DifferentiableMultigrid:
+    """z = B r, B = V + (I − WᵀA) P S A_c⁻¹ S Pᵀ (I − AW), V = W + Wᵀ − WᵀAW, with gradients to all that is advised.
+
+    W is `sweeps` forward sweeps of coloured over-relaxation (classes of even parity first), Wᵀ the backward ones, P the
+    operator-dependent interpolation of `galerkin` with tilted weights, A_c = PᵀAP, recursively the same cycle.
+    D/ω + L is the splitting, and D/ω + L + D/ω + Lᵀ − A = (2/ω − 1) D > 0 for every ω ∈ (0, 2): hence ‖I − WA‖_A < 1
+    and B is symmetric positive definite whatever the advice says.
+    Shapes: (n, *space), 1 to 3 axes, radius-1 stencils, bounded boxes of any size; any device; the dtype of A, or
+    `precision`. Unadvised and with the same sweeps it is one cycle of `Multigrid`.
+    Cost: (2·sweeps + 1) operator applications, out of place: several times the memory of `Multigrid`, which is the one
+    to use where no gradient is wanted and the device is a CPU.
+    Reference: Dendy, J. Comput. Phys. 48 (1982); Greenfeld et al., ICML 2019, for learning what a cycle consists of.
+    """
+
+    adviser: Adviser | None = None
+    sweeps: int = 1
+    precision: torch.dtype | None = None
+
+    requires = frozenset({"symmetric", "positive"})
+
+    def setup(self, A: LinearOperator) -> Callable[[Tensor], Tensor]:
+        require_tags(A, self.requires, "DifferentiableMultigrid")
+        operator = stencil_of(A)
+        dtype = self.precision or A.dtype
+        with torch.no_grad():
+            hierarchy = DifferentiableHierarchy(operator.stencil.to(dtype), self.adviser, self.sweeps)
+
+        def cycle(r: Tensor) -> Tensor:
+            with torch.no_grad():
+                return hierarchy(r.to(dtype)).to(r.dtype)
+
+        return cycle
+
+
+def stencil_of(A: LinearOperator) -> StencilOperator:
+    """A as a bounded radius-1 stencil, or one sentence why it is none."""
+    if isinstance(A, FaceOperator):
+        A = A.stencil_operator()
+    if not isinstance(A, StencilOperator) or A.radius != 1 or any(A.periodic):
+        raise UsageError(
+            f"This multigrid needs a FaceOperator or a bounded StencilOperator of radius 1; got {type(A).__name__}; use "
+            "Multigrid for periodic boxes and conjugate gradients with Jacobi for the rest."
+        )
+    return A
+
+
+def _collapse(rows: Rows, parity: Index) -> dict[Index, Tensor]:
+    """Sum the stencil of one class over the axes on which the class is even."""
+    collapsed: dict[Index, Tensor] = {}
+    k = class_number(parity)
+    for (number, offset), entry in rows.items():
+        if number == k:
+            along = tuple(o if odd else 0 for o, odd in zip(offset, parity, strict=True))
+            collapsed[along] = collapsed[along] + entry if along in collapsed else entry
+    return collapsed
+
+
+def _add_detours(rows: Rows, parity: Index, collapsed: dict[Index, Tensor]) -> None:
+    """The parallel paths point → sideways → along → back of `galerkin`, three conductances in series."""
+    ndim, axis, k = len(parity), parity.index(1), class_number(parity)
+    centre = (0,) * ndim
+    units = [tuple(o if a == b else 0 for b in range(ndim)) for a in range(ndim) if a != axis for o in (-1, 1)]
+    for along in (tuple(o if a == axis else 0 for a in range(ndim)) for o in (-1, 1)):
+        _, forth = neighbour(parity, along)
+        for side in units:
+            beside, step = neighbour(parity, side)
+            legs = ((k, side), (class_number(beside), along), (0, side))
+            if (k, along) in rows and all(leg in rows for leg in legs):
+                first, second, third = ((-rows[leg]).clamp(min=NO_LINK).reciprocal() for leg in legs)
+                path = (first + _far(second, step) + _far(third, forth)).reciprocal()
+                collapsed[along] = collapsed[along] - path
+                collapsed[centre] = collapsed[centre] + path
+
+
+def _far(resistance: Tensor, step: Index) -> Tensor:
+    """A resistance read at a neighbour; beyond the grid there is no link."""
+    shifted = shift(resistance, step)
+    return torch.where(shifted > 0, shifted, 1.0 / NO_LINK)
+
+
+def _tilted(weights: dict[Index, Tensor], tilts: dict[Index, Tensor]) -> dict[Index, Tensor]:
+    factors = {corner: torch.exp(t) for corner, t in tilts.items()}
+    raised = {corner: w * factors[corner] for corner, w in weights.items()}
+    sizes = {corner: w.abs() for corner, w in raised.items()}
+    missing = _total(weights) - _total(raised)
+    share = missing / _total(sizes).clamp(min=torch.finfo(missing.dtype).tiny)
+    return {corner: torch.addcmul(w, share, sizes[corner]) for corner, w in raised.items()}
+
+
+def _total(terms: dict[Index, Tensor]) -> Tensor:
+    first, *rest = terms.values()
+    for term in rest:
+        first = first + term
+    return first
+
+
+def _factor(stencil: Tensor) -> tuple[Tensor, Tensor]:
+    """D^{-1/2} and the Cholesky factor, made in float64, of D^{-1/2} A D^{-1/2} + shift of a small stencil system."""
+    ndim, space, dtype = stencil.dim() - 2, tuple(stencil.shape[2:]), stencil.dtype
+    stencil, size = stencil.double(), prod(space)
+    columns = torch.eye(size, dtype=stencil.dtype, device=stencil.device).reshape(1, size, *space)
+    # Row j of `total` is column j of A.
+    total = torch.zeros_like(columns)
+    for entry, offset in zip(stencil.unbind(1), offsets(ndim), strict=True):
+        total = total + entry[:, None] * shift(columns, offset)
+    matrix = total.flatten(2)
+    diagonal = torch.diagonal(matrix, dim1=1, dim2=2)
+    positive = diagonal > 0
+    root = torch.where(positive, torch.where(positive, diagonal, 1.0).rsqrt(), 0.0)
+    unit = torch.diag_embed(torch.where(positive, 0.0, 1.0) + SHIFT * torch.finfo(dtype).eps)
+    matrix = 0.5 * (matrix + matrix.mT) * root[:, :, None] * root[:, None, :] + unit
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    # Not definite in rounding: keep the unit diagonal, the outer iteration still converges.
+    identity = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+    return root.to(dtype), torch.where((failed > 0)[:, None, None], identity, factor).to(dtype)
