@@ -140,5 +140,6 @@ def require_tags(A: LinearOperator, tags: frozenset[str], who: str) -> None:
     if missing:
         raise NotSPD(
             f"{who} needs a {' '.join(tag for tag in TAGS if tag in tags)} definite system, but this one is not "
-            f"known to be {' and '.join(missing)}; use GMRES, MINRES or a sparse direct solver."
+            f"known to be {' and '.join(missing)}; use Minres (symmetric), FGMRES (any matrix) or a "
+            "sparse direct solver."
         )

@@ -1,4 +1,4 @@
-"""What the outer iterations share: admissible input, vectors off the null space, certified residuals, honest endings."""
+"""What the outer iterations share: admissible input, vectors off the null space, true residuals, honest endings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,7 +78,8 @@ class Unknowns:
         biggest = b.flatten(1).abs().amax(1)
         exponent = torch.where(biggest > 0, torch.frexp(biggest).exponent, 0)
         scaled = torch.ldexp(b, -wide(exponent, b))
-        kept = self.clean(scaled)
+        # Without symmetry the null space says nothing about the range.
+        kept = self.clean(scaled) if "symmetric" in self.A.tags else scaled
         size = norm(scaled)
         projected = torch.where(size > 0, norm(scaled - kept) / size.clamp(min=1e-300), 0.0)
         # Rounding of a compatible b is not a projection.
@@ -113,7 +114,7 @@ def norm(v: Float[Tensor, "n *s"]) -> Float[Tensor, " n"]:
 
 
 def unit(v: Float[Tensor, "n *s"]) -> tuple[Float[Tensor, "n *s"], Bool[Tensor, " n"]]:
-    """(v scaled by a power of two to entries of size one, or 0 where it has none or is not finite; which are usable)."""
+    """(v times a power of two so that its entries are of size one, 0 where that cannot be; which are usable)."""
     biggest = v.flatten(1).abs().amax(1)
     usable = torch.isfinite(biggest) & (biggest > 0)
     exponent = torch.where(usable, torch.frexp(torch.where(usable, biggest, 1.0)).exponent, 0)

@@ -46,6 +46,7 @@ class ConjugateGradients(LinearSolver):
     `preconditioner`: None, `Jacobi()`, `Multigrid()`, … (must be symmetric positive).
     `block`: systems are solved in groups of about this many unknowns so that a group stays in the cache of a
     CPU core (None: all at once on accelerators, 600 000 unknowns on CPU).
+    One matrix may have many right-hand sides, which are solved one after the other.
     Singular systems: b and the answer are projected off the null space (zero mean, of each component where there are
     several).
     The reported residual is the true ‖b − A x‖/‖b‖, recomputed at the end.
@@ -81,6 +82,10 @@ class ConjugateGradients(LinearSolver):
     ) -> LinearSolution:
         groups: list[Group] = state
         total = sum(group.A.n for group in groups)
+        if total == 1 and b.shape[0] > 1:  # one matrix, many right-hand sides
+            starts = [None] * len(b) if x0 is None else list(x0.split(1))
+            pairs = zip(b.split(1), starts, strict=True)
+            return _joined([self.solve(state, row, start, tol, maxiter) for row, start in pairs])
         if b.shape[0] != total:
             raise UsageError(f"The right-hand side has {b.shape[0]} cases but the operator has {total}.")
         if b.dtype != groups[0].A.dtype:
@@ -171,6 +176,9 @@ def pcg(
 ) -> LinearSolution:
     """Preconditioned conjugate gradients for all systems of A together; see `ConjugateGradients`."""
     b = off_nullspace(A, b)
+    active = getattr(A, "active", None)
+    if isinstance(active, Tensor):
+        b = torch.where(active, b, 0.0)  # cells without a row hold x = 0
     scale = _norm(b)
     goal = tol * scale
     start = b if x0 is None else b - A.matvec(x0)
