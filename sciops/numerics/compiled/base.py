@@ -1,0 +1,92 @@
+"""Compiled preconditioned conjugate gradients as a LinearSolver: one case after the other."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciops.core.errors import UsageError
+from sciops.core.linear import LinearOperator, LinearSolution, LinearSolver, require_tags
+from sciops.numerics.compiled.conjugate_gradients import Precondition, conjugate_gradients
+from sciops.numerics.compiled.systems import System, is_shared, system_of
+
+
+@dataclass
+class Compiled:
+    """One system with its preconditioner per case (the same object for all if they share the matrix)."""
+
+    space: tuple[int, ...]
+    systems: list[System]
+    preconditions: list[Precondition | None]
+
+
+class CompiledCG(LinearSolver):
+    """A x = b by conjugate gradients in float64 (see `conjugate_gradients`), preconditioned as `build` says.
+
+    Takes `FaceOperator` and `StencilOperator`. Tensors on an accelerator are copied to the CPU and the answer back:
+    compiled loops run on the CPU only, and a wrong device should cost time, not a program. Outer vectors are float64
+    whatever the right-hand side's type; the answer has the type of b.
+    """
+
+    requires = frozenset({"symmetric", "positive"})
+
+    @abstractmethod
+    def build(self, system: System, A: LinearOperator, i: int) -> Precondition | None:
+        """The preconditioner of system i; None for plain conjugate gradients."""
+
+    @property
+    def method(self) -> str:
+        """Name for messages."""
+        return type(self).__name__
+
+    def setup(self, A: LinearOperator) -> Compiled:
+        require_tags(A, self.requires, self.method)
+        systems: list[System] = []
+        preconditions: list[Precondition | None] = []
+        for i in range(1 if is_shared(A) else A.n):
+            systems.append(system_of(A, i))
+            preconditions.append(self.build(systems[-1], A, i))
+        repeats = A.n if is_shared(A) else 1
+        return Compiled(A.space, systems * repeats, preconditions * repeats)
+
+    def solve(
+        self,
+        state: Any,
+        b: Float[Tensor, "n *s"],
+        x0: Float[Tensor, "n *s"] | None = None,
+        tol: float = 1e-8,
+        maxiter: int = 500,
+    ) -> LinearSolution:
+        if b.shape[0] != len(state.systems) or tuple(b.shape[1:]) != state.space:
+            raise UsageError(
+                f"The right-hand side has shape {tuple(b.shape)} but the operator ({len(state.systems)}, "
+                f"{', '.join(map(str, state.space))})."
+            )
+        rhs = b.detach().cpu().numpy()
+        starts = None if x0 is None else x0.detach().cpu().numpy()
+        outcomes = [
+            conjugate_gradients(system, precondition, rhs[i], None if starts is None else starts[i], tol, maxiter)
+            for i, (system, precondition) in enumerate(zip(state.systems, state.preconditions, strict=True))
+        ]
+        x = torch.from_numpy(np.stack([outcome.x for outcome in outcomes]) if outcomes else np.zeros(rhs.shape))
+        length = max((len(outcome.history) for outcome in outcomes), default=1)
+        history = [outcome.history + outcome.history[-1:] * (length - len(outcome.history)) for outcome in outcomes]
+        return LinearSolution(
+            x.to(dtype=b.dtype, device=b.device),
+            [outcome.status for outcome in outcomes],
+            torch.tensor([outcome.iterations for outcome in outcomes], dtype=torch.int64, device=b.device),
+            torch.tensor([outcome.residual for outcome in outcomes], dtype=b.dtype, device=b.device),
+            torch.tensor(history, dtype=b.dtype, device=b.device).reshape(len(outcomes), length).T,
+            max((outcome.applications for outcome in outcomes), default=0),
+        )
+
+
+class PlainCompiledCG(CompiledCG):
+    """Conjugate gradients without preconditioner: what the others are measured against."""
+
+    def build(self, system: System, A: LinearOperator, i: int) -> None:
+        return None
