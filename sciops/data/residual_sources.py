@@ -1,4 +1,4 @@
-"""Right-hand sides for self-supervised training of preconditioners: b, the operator A, and x = A⁻¹b where it is free."""
+"""Right-hand sides for self-supervised training of preconditioners: A, b, and x = A⁻¹b where it is free."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -124,7 +124,7 @@ class Manufactured(Source):
 
 
 def box_operator(space: tuple[int, ...], n: int = 1, dtype: torch.dtype = torch.float64) -> FaceOperator:
-    """The (2d+1)-point Laplacian times −h² on a box whose neighbours outside hold 0: diagonal 2d, DST-I eigenvectors."""
+    """−h²Δ of 2d+1 points on a box whose neighbours outside hold 0: diagonal 2d, DST-I eigenvectors."""
     faces, sink = [], torch.zeros((n, *space), dtype=dtype)
     for axis, size in enumerate(space, start=1):
         w = torch.ones((n, *space), dtype=dtype)

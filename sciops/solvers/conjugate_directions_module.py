@@ -33,8 +33,8 @@ class ConjugateDirectionsModule(pl.LightningModule):
                batch's is). Needed off the box: Krylov residuals look like no random right-hand side. 0: never
     seed       of the initial weights and of the harvest
 
-    Logs train_loss; in validation val_loss (monitored), val_rel_l2 = ‖b − αAf‖/‖b‖ after one step along f and, where x is
-    known, val_contraction = ‖x − αf‖_A/‖x‖_A. Cost of a step: one forward and backward pass, one application of A.
+    Logs train_loss; in validation val_loss (monitored), val_rel_l2 = ‖b − αAf‖/‖b‖ after one step along f and, where x
+    is known, val_contraction = ‖x − αf‖_A/‖x‖_A. Cost of a step: a forward and backward pass, one application of A.
     Reference: Kaneda et al., ICML 2023; residuals of the solver: Rudikov et al., ICML 2024.
     """
 
