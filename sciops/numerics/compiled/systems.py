@@ -91,8 +91,9 @@ class StencilSystem(System):
         self.steps = np.array([sum(o * s for o, s in zip(offset, strides, strict=True)) for offset in self.offsets])
         self.coefficients = np.stack([stencil[k].numpy().astype(np.float64).reshape(-1) for k in A.active])
         self._padded = np.zeros(shape)
-        lines = np.indices(self.space[:-1]).reshape(len(self.space) - 1, -1) + self.radius
-        self._starts = np.asarray(np.array(strides[:-1], dtype=np.int64) @ lines + self.radius, dtype=np.int64)
+        rows = int(np.prod(self.space[:-1]))
+        lines = np.indices(self.space[:-1]).reshape(len(self.space) - 1, rows) + self.radius
+        self._starts = np.array(strides[:-1], dtype=np.int64) @ lines.astype(np.int64) + self.radius
         self.diagonal = stencil[len(A.offsets) // 2].numpy().astype(np.float64)
         if A.nullspace is not None:
             self.singular, self.components = True, 1
