@@ -53,7 +53,8 @@ class NetworkPreconditioner:
             # float32 ends at 1e38 and 1e-38: residuals come in at unit size, whatever that of b is.
             top = r.flatten(1).abs().amax(1)
             top = torch.where(torch.isfinite(top) & (top > 0), top, 1.0).reshape(-1, *(1,) * (r.dim() - 1))
-            return net((r / top).to(dtype)[:, None], active)[:, 0].to(r.dtype) * top
+            with torch.no_grad():
+                return net((r / top).to(dtype)[:, None], active)[:, 0].to(r.dtype) * top
 
         return apply
 
