@@ -33,6 +33,7 @@ class Judged:
     successes: int
     message: str
     iterations: float | None
+    iterations_saved: float | None = None
 
 
 def bring(cases: Cases, solver: Solver, out: Grid) -> Cases:
@@ -51,24 +52,34 @@ def judge(
     stacks: dict[str, list[Tensor]] = {m.name: [] for m in metrics}
     reasons: dict[str, str] = {}
     statuses: Counter[str] = Counter()
-    iterations: list[float] = []
+    counts: dict[str, list[float]] = {"iterations": [], "iterations_saved": []}
     kept: list[Field] = []
     advice = ""
     for start in range(0, n, batch):
         index = slice(start, min(start + batch, n))
         cases, truth = dataset.cases(index), dataset.truth(index)
-        solution = checked(solver.solve(bring(cases, solver, dataset.grid), dataset.grid, budget))
+        brought = bring(cases, solver, dataset.grid)
+        solution = checked(solver.solve(brought, dataset.grid, budget))
         statuses.update(status.value for status in solution.status)
-        advice = advice or next((ADVICE[s] for s in solution.status if s is not Status.OK), "")
-        if "iterations" in solution.stats:
-            iterations += torch.as_tensor(solution.stats["iterations"]).flatten().tolist()
+        advice = advice or _advice(solution)
+        facts = solution.stats | solver.unclocked(brought, dataset.grid, solution, budget)
+        for name, values in counts.items():
+            if name in facts:
+                values += torch.as_tensor(facts[name]).flatten().tolist()
         if start < KEPT_FIELDS:
             kept.append(solution.field[: KEPT_FIELDS - start])
         _score(solution, truth, cases, metrics, stacks, reasons)
     good = statuses[Status.OK.value]
     found = {m.name: _combine(m, stacks[m.name], reasons.get(m.name, ""), n) for m in metrics}
-    mean_iterations = sum(iterations) / len(iterations) if iterations else None
-    return Judged(found, statuses, Field.cat(kept), n, good, advice, mean_iterations)
+    means = {name: sum(values) / len(values) if values else None for name, values in counts.items()}
+    return Judged(found, statuses, Field.cat(kept), n, good, advice, **means)
+
+
+def _advice(solution: Solution) -> str:
+    """What to do about the first case without success: the solver's own sentence where it has one per case."""
+    own = solution.stats.get("advice")
+    own = own if isinstance(own, list) and len(own) == len(solution.status) else solution.advice
+    return next((a or ADVICE[s] for a, s in zip(own, solution.status, strict=True) if s is not Status.OK), "")
 
 
 def _score(
@@ -135,7 +146,8 @@ def failed_row(row: Row, error: Exception) -> Row:
 def filled(row: Row, judged: Judged) -> Row:
     """The row with what was judged."""
     row.scores, row.statuses = judged.scores, dict(judged.statuses)
-    row.n_cases, row.successes, row.iterations = judged.n_cases, judged.successes, judged.iterations
+    row.n_cases, row.successes = judged.n_cases, judged.successes
+    row.iterations, row.iterations_saved = judged.iterations, judged.iterations_saved
     row.status = "ok" if judged.successes == judged.n_cases else "partial"
     if not any(s.value is not None for s in judged.scores.values()):
         row.status = "failed"

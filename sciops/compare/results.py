@@ -47,6 +47,7 @@ class Row:
     throughput: dict[str, float] | None = None
     memory_bytes: float | None = None
     iterations: float | None = None
+    iterations_saved: float | None = None  # against the same method without its warm start or network
     default: bool = True  # the solver's own setting, not another rung of its ladder
     key: str = ""
 
@@ -119,6 +120,9 @@ class Results:
                         values[name] = Score(timing["median"], timing["low"], timing["high"], note)
                 if row.memory_bytes is not None:
                     values["peak_memory_bytes"] = Score(row.memory_bytes)
+                for name in ("iterations", "iterations_saved"):
+                    if getattr(row, name) is not None:
+                        values[name] = Score(getattr(row, name))
                 for name, (value, note) in facts.get(row.key, {}).items():
                     values[name] = Score(value, note=note)
             for metric, score in values.items():

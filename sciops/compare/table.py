@@ -21,7 +21,9 @@ def main_tables(results: Results) -> dict[str, list[Line]]:
     order = sorted(groups, key=lambda name: _sort_value(groups[name], results.headline))
     return {
         "Accuracy": [_accuracy(name, groups[name], results, facts) for name in order],
-        "Cost": [_cost(name, groups[name], facts) for name in order],
+        "Cost": _without_empty(
+            [_cost(name, groups[name], facts) for name in order], ("iterations", "iterations saved")
+        ),
     }
 
 
@@ -97,6 +99,8 @@ def _cost(name: str, rows: list[Row], facts: Facts) -> Line:
         "break-even solves": "—",
         "parameters": f"{first.parameters:,}" if first.parameters else "—",
         "peak memory (batch)": "" if first.memory_bytes is None else f"{first.memory_bytes / 2**20:.0f} MiB",
+        "iterations": _count([row.iterations for row in rows]),
+        "iterations saved": _count([row.iterations_saved for row in rows]),
     }
     speed = [f["speedup_at_equal_error"] for f in own if "speedup_at_equal_error" in f]
     if speed:
@@ -138,6 +142,17 @@ def _number(value: float | None, floor: float | None = None) -> str:
     if value is None:
         return "—"
     return f"≤ {floor:.1e}" if floor is not None and value < floor else f"{value:.3g}"
+
+
+def _count(values: Sequence[float | None]) -> str:
+    mean = _mean(values)
+    return "" if mean is None else f"{mean:.1f}"
+
+
+def _without_empty(lines: list[Line], columns: Sequence[str]) -> list[Line]:
+    """The lines without those of the columns in which no line has anything to say."""
+    empty = {name for name in columns if not any(line[name] for line in lines)}
+    return [{name: text for name, text in line.items() if name not in empty} for line in lines]
 
 
 def _seconds(value: float | None) -> str:

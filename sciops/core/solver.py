@@ -132,6 +132,10 @@ class Solver:
         """Solve all cases and return the fields on `out`."""
         raise UsageError(f"{type(self).__name__} does not implement solve(cases, out, budget).")
 
+    def unclocked(self, cases: "Cases", out: Grid, solution: Solution, budget: Budget | None = None) -> dict[str, Any]:
+        """Facts about an answer that cost more than the answer (iterations_saved, …); never inside a clock."""
+        return {}
+
     def ladder(self) -> Sequence["Solver"]:
         """The same method at other settings (resolution, tolerance, width), for work–precision curves."""
         return (self,)

@@ -107,8 +107,9 @@ class GridSolver(Solver):
             stats["iterations"] = torch.cat([answer.iterations for answer in answers])
             stats["residual"] = torch.cat([answer.residual for answer in answers])
             stats["applications"] = sum(answer.applications for answer in answers)
-            # What depends on the matrix alone, counted by itself: it is paid anew with every new matrix.
-            stats["matrix_setup_seconds"] = sum(answer.stats["matrix_setup_seconds"] for answer in answers)
+            # matrix_setup_seconds: what depends on the matrix alone, paid anew with every new matrix.
+            common = [key for key in answers[0].stats if all(key in answer.stats for answer in answers)]
+            stats |= {key: _joined([answer.stats[key] for answer in answers]) for key in common}
         field = Field.steady(values, out, [channel.name for channel in cases.problem.outputs])
         return checked(Solution(field, status, stats))
 
@@ -136,6 +137,10 @@ class GridSolver(Solver):
     @abstractmethod
     def set_up(self, A: LinearOperator, cases: Cases) -> Any:
         """Everything that depends on the matrix of these cases alone."""
+
+    def solve_cases(self, state: Any, cases: Cases, b: Tensor, tol: float, maxiter: int) -> LinearSolution:
+        """`solve_system` for methods that look at the cases as well, for a start or a preconditioner."""
+        return self.solve_system(state, b, tol, maxiter)
 
     @abstractmethod
     def solve_system(self, state: Any, b: Tensor, tol: float, maxiter: int) -> LinearSolution:
@@ -168,13 +173,22 @@ class GridSolver(Solver):
         begun = time.perf_counter()
         singular, state = self._state(work)
         set_up = time.perf_counter() - begun
-        answer = self.solve_system(state, self.right_hand_side(work), tol, maxiter)
+        answer = self.solve_cases(state, work, self.right_hand_side(work), tol, maxiter)
         answer.stats["matrix_setup_seconds"] = set_up
         u = problem.embed(work, answer.x)
         u = resample(u[:, None], work.domain, out, problem.outputs[0].interpolation, problem.boundary)[:, 0]
         if singular:
             u = zero_mean(u, out)
         return u[:, None], answer
+
+
+def _joined(parts: list[Any]) -> Any:
+    """One fact of all batches: per-case tensors and lists are concatenated, numbers added."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    if isinstance(parts[0], list):
+        return [entry for part in parts for entry in part]
+    return sum(parts) if isinstance(parts[0], (int, float)) else parts[0]
 
 
 def _finite_inputs(cases: Cases) -> Tensor:
