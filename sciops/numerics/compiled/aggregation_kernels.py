@@ -1,0 +1,288 @@
+"""The multigrid cycle of `aggregation`: red–black sweeps fused into one pass over memory per direction and level.
+
+Storage. A grid (planes, rows, columns) keeps its red and its black cells apart: cell k of row j in plane i is red where
+i + j + k is even, and lies at place k // 2 of its row's half. Neighbours of red cells are black and lie in the same place
+of the rows around; in their own row at places m − 1 + s and m + s with s = parity of the row. So every loop below is
+contiguous. A half row has `half` = ceil(columns/2) + 1 entries, the last one zero; before the first and after the last
+row lie `rows` empty ones, so that no loop needs a test: what lies outside has weight zero.
+
+All arrays of all levels lie in one `pool`. A level is a row of `table`: planes, rows, columns, half, offset of its first
+array, size of an array. Its arrays, red then black: x, b, inverse diagonal, weights along planes, rows, columns.
+
+Passes. Sweep s may follow sweep s − 1 one plane behind it. One run over the planes does all of them while the planes are
+in the cache.
+"""
+
+import numpy as np
+from numba import njit
+
+from sciops.numerics.compiled.system_kernels import FAST
+
+ARRAYS = 12
+X, B, INVERSE, PLANES, ROWS, COLUMNS = 0, 2, 4, 6, 8, 10
+
+
+@njit(cache=True, error_model="numpy")
+def place(level, array, colour):  # type: ignore[no-untyped-def]
+    """Where the first cell of row 0 lies in the pool."""
+    return level[4] + (array + colour) * level[5] + level[1] * level[3] + 8
+
+
+@njit(cache=True, error_model="numpy", fastmath=FAST)
+def _first(pool, level, i):  # type: ignore[no-untyped-def]
+    """Red sweep of plane i from x = 0."""
+    n = level[1] * level[3]
+    o = i * n
+    x, b, d = place(level, X, 0) + o, place(level, B, 0) + o, place(level, INVERSE, 0) + o
+    xs, bs, ds = pool[x : x + n], pool[b : b + n], pool[d : d + n]
+    for m in range(n):
+        xs[m] = ds[m] * bs[m]
+
+
+@njit(cache=True, error_model="numpy", fastmath=FAST)
+def _sweep(pool, level, i, colour, residual):  # type: ignore[no-untyped-def]
+    """x = D⁻¹(b + Σ w x_neighbour) on the cells of one colour in plane i; or the residual there, into `residual`."""
+    rows, half = level[1], level[3]
+    places = half - 1
+    jump = rows * half
+    flat = rows == 1
+    keep = residual.size > 0
+    x, xo = place(level, X, colour), place(level, X, 1 - colour)
+    b, d = place(level, B, colour), place(level, INVERSE, colour)
+    w0, w0o = place(level, PLANES, colour), place(level, PLANES, 1 - colour)
+    w1, w1o = place(level, ROWS, colour), place(level, ROWS, 1 - colour)
+    w2, w2o = place(level, COLUMNS, colour), place(level, COLUMNS, 1 - colour)
+    for j in range(rows):
+        o = (i * rows + j) * half
+        s = (i + j + colour) & 1
+        own, rhs, inverse = pool[x + o : x + o + places], pool[b + o : b + o + places], pool[d + o : d + o + places]
+        left, right = pool[xo + o - 1 + s : xo + o - 1 + s + places], pool[xo + o + s : xo + o + s + places]
+        wl, wr = pool[w2o + o - 1 + s : w2o + o - 1 + s + places], pool[w2 + o : w2 + o + places]
+        back, front = pool[xo + o - jump : xo + o - jump + places], pool[xo + o + jump : xo + o + jump + places]
+        wb, wf = pool[w0o + o - jump : w0o + o - jump + places], pool[w0 + o : w0 + o + places]
+        if keep:
+            out = residual[(j >> 1) * half : (j >> 1) * half + places]
+            tiny = pool.dtype.type(1e-30)
+            if flat:
+                for m in range(places):
+                    t = rhs[m] + wl[m] * left[m] + wr[m] * right[m] + wb[m] * back[m] + wf[m] * front[m]
+                    out[m] += t - own[m] / max(inverse[m], tiny)
+            else:
+                up, down = pool[xo + o - half : xo + o - half + places], pool[xo + o + half : xo + o + half + places]
+                wu, wd = pool[w1o + o - half : w1o + o - half + places], pool[w1 + o : w1 + o + places]
+                for m in range(places):
+                    t = rhs[m] + wl[m] * left[m] + wr[m] * right[m] + wb[m] * back[m] + wf[m] * front[m]
+                    t += wu[m] * up[m] + wd[m] * down[m]
+                    out[m] += t - own[m] / max(inverse[m], tiny)
+        elif flat:
+            for m in range(places):
+                t = rhs[m] + wl[m] * left[m] + wr[m] * right[m] + wb[m] * back[m] + wf[m] * front[m]
+                own[m] = inverse[m] * t
+        else:
+            up, down = pool[xo + o - half : xo + o - half + places], pool[xo + o + half : xo + o + half + places]
+            wu, wd = pool[w1o + o - half : w1o + o - half + places], pool[w1 + o : w1 + o + places]
+            for m in range(places):
+                t = rhs[m] + wl[m] * left[m] + wr[m] * right[m] + wb[m] * back[m] + wf[m] * front[m]
+                t += wu[m] * up[m] + wd[m] * down[m]
+                own[m] = inverse[m] * t
+
+
+@njit(cache=True, error_model="numpy")
+def _load(pool, level, i, r):  # type: ignore[no-untyped-def]
+    """b of plane i from the natural order."""
+    rows, columns, half = level[1], level[2], level[3]
+    for j in range(rows):
+        row = r[i * rows + j]
+        o = (i * rows + j) * half
+        s = (i + j) & 1
+        even, odd = place(level, B, s) + o, place(level, B, 1 - s) + o
+        e, f = pool[even : even + half], pool[odd : odd + half]
+        for m in range(columns // 2):
+            e[m] = row[2 * m]
+            f[m] = row[2 * m + 1]
+        if columns & 1:
+            e[columns // 2] = row[columns - 1]
+
+
+@njit(cache=True, error_model="numpy")
+def _store(pool, level, i, z):  # type: ignore[no-untyped-def]
+    """x of plane i in the natural order."""
+    rows, columns, half = level[1], level[2], level[3]
+    for j in range(rows):
+        row = z[i * rows + j]
+        o = (i * rows + j) * half
+        s = (i + j) & 1
+        even, odd = place(level, X, s) + o, place(level, X, 1 - s) + o
+        e, f = pool[even : even + half], pool[odd : odd + half]
+        for m in range(columns // 2):
+            row[2 * m] = e[m]
+            row[2 * m + 1] = f[m]
+        if columns & 1:
+            row[columns - 1] = e[columns // 2]
+
+
+@njit(cache=True, error_model="numpy")
+def _restrict(pool, coarse, i, buffer, width):  # type: ignore[no-untyped-def]
+    """b of coarse plane i from the sums over aggregates; `width` is the buffer's row length, which is emptied."""
+    rows, columns, half = coarse[1], coarse[2], coarse[3]
+    for j in range(rows):
+        row = buffer[j * width : (j + 1) * width]
+        o = (i * rows + j) * half
+        s = (i + j) & 1
+        even, odd = place(coarse, B, s) + o, place(coarse, B, 1 - s) + o
+        e, f = pool[even : even + half], pool[odd : odd + half]
+        for m in range(columns // 2):
+            e[m] = row[2 * m]
+            f[m] = row[2 * m + 1]
+        if columns & 1:
+            e[columns // 2] = row[columns - 1]
+        row[:] = 0.0
+
+
+@njit(cache=True, error_model="numpy")
+def _prolong(pool, fine, coarse, i, buffer):  # type: ignore[no-untyped-def]
+    """x += the aggregate's value on the red cells of fine plane i (black ones are overwritten by the next sweep)."""
+    rows, half = fine[1], fine[3]
+    places = half - 1
+    crows, columns, chalf = coarse[1], coarse[2], coarse[3]
+    x = place(fine, X, 0)
+    inverse = place(fine, INVERSE, 0)
+    for j in range(rows):
+        if j & 1 == 0:
+            c = ((i >> 1) * crows + (j >> 1)) * chalf
+            s = ((i >> 1) + (j >> 1)) & 1
+            even, odd = place(coarse, X, s) + c, place(coarse, X, 1 - s) + c
+            e, f = pool[even : even + chalf], pool[odd : odd + chalf]
+            for m in range(columns // 2):
+                buffer[2 * m] = e[m]
+                buffer[2 * m + 1] = f[m]
+            if columns & 1:
+                buffer[columns - 1] = e[columns // 2]
+        o = (i * rows + j) * half
+        xs, ds = pool[x + o : x + o + places], pool[inverse + o : inverse + o + places]
+        for m in range(places):
+            xs[m] += buffer[m] if ds[m] > 0 else pool.dtype.type(0)
+
+
+@njit(cache=True, error_model="numpy")
+def _down(pool, table, depth, sweeps, r):  # type: ignore[no-untyped-def]
+    """All smoothing before the coarse grid, and the restricted residual."""
+    level, coarse = table[depth], table[depth + 1]
+    planes, half = level[0], level[3]
+    nothing = np.empty(0, pool.dtype)
+    buffer = np.zeros(coarse[1] * half, pool.dtype)
+    stages = 2 * sweeps
+    for t in range(planes + stages):
+        if t < planes:
+            if depth == 0:
+                _load(pool, level, t, r)
+            _first(pool, level, t)
+        for stage in range(1, stages):
+            i = t - stage
+            if 0 <= i < planes:
+                _sweep(pool, level, i, stage & 1, nothing)
+        i = t - stages
+        if i >= 0:
+            # After a black sweep the residual is zero on black cells.
+            _sweep(pool, level, i, 0, buffer)
+            if i & 1 == 1 or i == planes - 1:
+                _restrict(pool, coarse, i >> 1, buffer, half)
+
+
+@njit(cache=True, error_model="numpy")
+def _up(pool, table, depth, sweeps, z):  # type: ignore[no-untyped-def]
+    """The correction of the coarse grid and all smoothing after it, in reversed order."""
+    level, coarse = table[depth], table[depth + 1]
+    planes = level[0]
+    nothing = np.empty(0, pool.dtype)
+    buffer = np.zeros(level[3], pool.dtype)
+    stages = 2 * sweeps
+    for t in range(planes + stages):
+        if t < planes:
+            _prolong(pool, level, coarse, t, buffer)
+        for stage in range(1, stages + 1):
+            i = t - stage
+            if 0 <= i < planes:
+                _sweep(pool, level, i, stage & 1, nothing)
+        if depth == 0 and t >= stages:
+            _store(pool, level, t - stages, z)
+
+
+@njit(cache=True, error_model="numpy")
+def _solve_coarsest(pool, level, inverse):  # type: ignore[no-untyped-def]
+    """x = (generalised inverse) b, dense."""
+    rows, columns = level[0] * level[1], level[2]
+    b = np.empty(rows * columns, pool.dtype)
+    for row in range(rows):
+        parity = (row // level[1] + row % level[1]) & 1
+        for k in range(columns):
+            b[row * columns + k] = pool[place(level, B, (parity + k) & 1) + row * level[3] + k // 2]
+    for row in range(rows):
+        parity = (row // level[1] + row % level[1]) & 1
+        for k in range(columns):
+            line = inverse[row * columns + k]
+            total = pool.dtype.type(0)
+            for m in range(b.size):
+                total += line[m] * b[m]
+            pool[place(level, X, (parity + k) & 1) + row * level[3] + k // 2] = total
+
+
+@njit(cache=True, error_model="numpy")
+def cycle(pool, table, inverse, sweeps, r, z):  # type: ignore[no-untyped-def]
+    """z = one V-cycle from zero for the right-hand side r; both (rows of the grid, columns)."""
+    depth = table.shape[0]
+    if depth == 1:
+        for i in range(table[0, 0]):
+            _load(pool, table[0], i, r)
+    for k in range(depth - 1):
+        _down(pool, table, k, sweeps, r)
+    _solve_coarsest(pool, table[depth - 1], inverse)
+    for k in range(depth - 2, -1, -1):
+        _up(pool, table, k, sweeps, z)
+    if depth == 1:
+        for i in range(table[0, 0]):
+            _store(pool, table[0], i, z)
+
+
+@njit(cache=True, error_model="numpy")
+def fill(pool, level, w0, w1, w2, sink, scale):  # type: ignore[no-untyped-def]
+    """Weights and inverse diagonal of a level from natural arrays (planes, rows, columns), times `scale`."""
+    planes, rows, columns, half = level[0], level[1], level[2], level[3]
+    for i in range(planes):
+        for j in range(rows):
+            o = (i * rows + j) * half
+            for k in range(columns):
+                colour = (i + j + k) & 1
+                m = o + (k >> 1)
+                total = sink[i, j, k] + w0[i, j, k] + w1[i, j, k] + w2[i, j, k]
+                if i:
+                    total += w0[i - 1, j, k]
+                if j:
+                    total += w1[i, j - 1, k]
+                if k:
+                    total += w2[i, j, k - 1]
+                pool[place(level, PLANES, colour) + m] = w0[i, j, k] * scale
+                if rows > 1:
+                    pool[place(level, ROWS, colour) + m] = w1[i, j, k] * scale
+                pool[place(level, COLUMNS, colour) + m] = w2[i, j, k] * scale
+                pool[place(level, INVERSE, colour) + m] = 1.0 / (total * scale) if total > 0 else 0.0
+
+
+@njit(cache=True, error_model="numpy")
+def coarsen(w0, w1, w2, sink, factor, sink_factor):  # type: ignore[no-untyped-def]
+    """Galerkin sums over aggregates of up to 2×2×2 cells: faces times `factor`, sink times `sink_factor`."""
+    planes, rows, columns = sink.shape
+    shape = ((planes + 1) // 2, (rows + 1) // 2, (columns + 1) // 2)
+    c0, c1, c2, cs = np.zeros(shape, w0.dtype), np.zeros(shape, w0.dtype), np.zeros(shape, w0.dtype), np.zeros(shape, w0.dtype)
+    for i in range(planes):
+        for j in range(rows):
+            for k in range(columns):
+                a, b, c = i >> 1, j >> 1, k >> 1
+                cs[a, b, c] += sink[i, j, k] * sink_factor
+                if i & 1:
+                    c0[a, b, c] += w0[i, j, k] * factor
+                if j & 1:
+                    c1[a, b, c] += w1[i, j, k] * factor
+                if k & 1:
+                    c2[a, b, c] += w2[i, j, k] * factor
+    return c0, c1, c2, cs
