@@ -40,12 +40,10 @@ class AggregationCycle:
             if depth + 1 < len(shapes):
                 level = list(kernels.coarsen(*level, 1 / overcorrection, 1 / overcorrection))
         self.inverse = _inverse([np.asarray(a, np.float64) * scale for a in level]).astype(dtype)
-        self.sweeps, self.lines = sweeps, (shape[0] * shape[1], shape[2])
+        self.sweeps = sweeps
 
     def __call__(self, r: np.ndarray, z: np.ndarray) -> None:
-        kernels.cycle(
-            self.pool, self.table, self.inverse, self.sweeps, r.reshape(self.lines), z.reshape(self.lines)
-        )
+        kernels.cycle(self.pool, self.table, self.inverse, self.sweeps, r.reshape(-1), z.reshape(-1))
 
 
 def _table(shapes: list[tuple[int, ...]]) -> np.ndarray:

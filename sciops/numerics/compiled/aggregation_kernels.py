@@ -14,7 +14,7 @@ in the cache.
 """
 
 import numpy as np
-from numba import njit
+from numba import njit, uint64
 
 from sciops.numerics.compiled.system_kernels import FAST
 
@@ -33,21 +33,17 @@ def _first(pool, level, i):  # type: ignore[no-untyped-def]
     """Red sweep of plane i from x = 0."""
     n = level[1] * level[3]
     o = i * n
-    x, b, d = place(level, X, 0) + o, place(level, B, 0) + o, place(level, INVERSE, 0) + o
-    xs, bs, ds = pool[x : x + n], pool[b : b + n], pool[d : d + n]
-    for m in range(n):
-        xs[m] = ds[m] * bs[m]
+    x, b, d = uint64(place(level, X, 0) + o), uint64(place(level, B, 0) + o), uint64(place(level, INVERSE, 0) + o)
+    for m in range(uint64(n)):
+        pool[x + m] = pool[d + m] * pool[b + m]
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
-def _sweep(pool, level, i, colour, residual):  # type: ignore[no-untyped-def]
-    """x = D⁻¹(b + Σ w x_neighbour) on the cells of one colour in plane i; or the residual there, into `residual`."""
+def _sweep(pool, level, i, colour):  # type: ignore[no-untyped-def]
+    """x = D⁻¹(b + Σ w x_neighbour) on the cells of one colour in plane i."""
     rows, half = level[1], level[3]
-    places = half - 1
-    jump = rows * half
-    flat = rows == 1
-    keep = residual.size > 0
-    x, xo = place(level, X, colour), place(level, X, 1 - colour)
+    places, jump = uint64(half - 1), rows * half
+    own, other = place(level, X, colour), place(level, X, 1 - colour)
     b, d = place(level, B, colour), place(level, INVERSE, colour)
     w0, w0o = place(level, PLANES, colour), place(level, PLANES, 1 - colour)
     w1, w1o = place(level, ROWS, colour), place(level, ROWS, 1 - colour)
@@ -55,36 +51,74 @@ def _sweep(pool, level, i, colour, residual):  # type: ignore[no-untyped-def]
     for j in range(rows):
         o = (i * rows + j) * half
         s = (i + j + colour) & 1
-        own, rhs, inverse = pool[x + o : x + o + places], pool[b + o : b + o + places], pool[d + o : d + o + places]
-        left, right = pool[xo + o - 1 + s : xo + o - 1 + s + places], pool[xo + o + s : xo + o + s + places]
-        wl, wr = pool[w2o + o - 1 + s : w2o + o - 1 + s + places], pool[w2 + o : w2 + o + places]
-        back, front = pool[xo + o - jump : xo + o - jump + places], pool[xo + o + jump : xo + o + jump + places]
-        wb, wf = pool[w0o + o - jump : w0o + o - jump + places], pool[w0 + o : w0 + o + places]
-        if keep:
-            out = residual[(j >> 1) * half : (j >> 1) * half + places]
-            tiny = pool.dtype.type(1e-30)
-            if flat:
-                for m in range(places):
-                    t = rhs[m] + wl[m] * left[m] + wr[m] * right[m] + wb[m] * back[m] + wf[m] * front[m]
-                    out[m] += t - own[m] / max(inverse[m], tiny)
-            else:
-                up, down = pool[xo + o - half : xo + o - half + places], pool[xo + o + half : xo + o + half + places]
-                wu, wd = pool[w1o + o - half : w1o + o - half + places], pool[w1 + o : w1 + o + places]
-                for m in range(places):
-                    t = rhs[m] + wl[m] * left[m] + wr[m] * right[m] + wb[m] * back[m] + wf[m] * front[m]
-                    t += wu[m] * up[m] + wd[m] * down[m]
-                    out[m] += t - own[m] / max(inverse[m], tiny)
-        elif flat:
+        x, rhs, inverse = uint64(own + o), uint64(b + o), uint64(d + o)
+        left, right, wl, wr = uint64(other + o - 1 + s), uint64(other + o + s), uint64(w2o + o - 1 + s), uint64(w2 + o)
+        back, front, wb, wf = uint64(other + o - jump), uint64(other + o + jump), uint64(w0o + o - jump), uint64(w0 + o)
+        if rows == 1:
             for m in range(places):
-                t = rhs[m] + wl[m] * left[m] + wr[m] * right[m] + wb[m] * back[m] + wf[m] * front[m]
-                own[m] = inverse[m] * t
+                t = pool[rhs + m] + pool[wl + m] * pool[left + m] + pool[wr + m] * pool[right + m]
+                t += pool[wb + m] * pool[back + m] + pool[wf + m] * pool[front + m]
+                pool[x + m] = pool[inverse + m] * t
         else:
-            up, down = pool[xo + o - half : xo + o - half + places], pool[xo + o + half : xo + o + half + places]
-            wu, wd = pool[w1o + o - half : w1o + o - half + places], pool[w1 + o : w1 + o + places]
+            up, down, wu, wd = uint64(other + o - half), uint64(other + o + half), uint64(w1o + o - half), uint64(w1 + o)
             for m in range(places):
-                t = rhs[m] + wl[m] * left[m] + wr[m] * right[m] + wb[m] * back[m] + wf[m] * front[m]
-                t += wu[m] * up[m] + wd[m] * down[m]
-                own[m] = inverse[m] * t
+                t = pool[rhs + m] + pool[wl + m] * pool[left + m] + pool[wr + m] * pool[right + m]
+                t += pool[wb + m] * pool[back + m] + pool[wf + m] * pool[front + m]
+                t += pool[wu + m] * pool[up + m] + pool[wd + m] * pool[down + m]
+                pool[x + m] = pool[inverse + m] * t
+
+
+@njit(cache=True, error_model="numpy", fastmath=FAST)
+def _residual(pool, level, i, buffer):  # type: ignore[no-untyped-def]
+    """b − A x on the red cells of plane i, added to the row of `buffer` that belongs to their aggregate."""
+    rows, half = level[1], level[3]
+    places, jump = uint64(half - 1), rows * half
+    own, other, b, d = place(level, X, 0), place(level, X, 1), place(level, B, 0), place(level, INVERSE, 0)
+    w0, w0o = place(level, PLANES, 0), place(level, PLANES, 1)
+    w1, w1o = place(level, ROWS, 0), place(level, ROWS, 1)
+    w2, w2o = place(level, COLUMNS, 0), place(level, COLUMNS, 1)
+    tiny = pool.dtype.type(1e-30)
+    for j in range(rows):
+        o = (i * rows + j) * half
+        s = (i + j) & 1
+        out = uint64((j >> 1) * half)
+        x, rhs, inverse = uint64(own + o), uint64(b + o), uint64(d + o)
+        left, right, wl, wr = uint64(other + o - 1 + s), uint64(other + o + s), uint64(w2o + o - 1 + s), uint64(w2 + o)
+        back, front, wb, wf = uint64(other + o - jump), uint64(other + o + jump), uint64(w0o + o - jump), uint64(w0 + o)
+        if rows == 1:
+            for m in range(places):
+                t = pool[rhs + m] + pool[wl + m] * pool[left + m] + pool[wr + m] * pool[right + m]
+                t += pool[wb + m] * pool[back + m] + pool[wf + m] * pool[front + m]
+                buffer[out + m] += t - pool[x + m] / max(pool[inverse + m], tiny)
+        else:
+            up, down, wu, wd = uint64(other + o - half), uint64(other + o + half), uint64(w1o + o - half), uint64(w1 + o)
+            for m in range(places):
+                t = pool[rhs + m] + pool[wl + m] * pool[left + m] + pool[wr + m] * pool[right + m]
+                t += pool[wb + m] * pool[back + m] + pool[wf + m] * pool[front + m]
+                t += pool[wu + m] * pool[up + m] + pool[wd + m] * pool[down + m]
+                buffer[out + m] += t - pool[x + m] / max(pool[inverse + m], tiny)
+
+
+@njit(cache=True, error_model="numpy")
+def _split(row, start, columns, pool, even, odd):  # type: ignore[no-untyped-def]
+    """Columns 0, 2, … of a row to `even`, the others to `odd`."""
+    first, second, begin = uint64(even), uint64(odd), uint64(start)
+    for m in range(uint64(columns >> 1)):
+        pool[first + m] = row[begin + m + m]
+        pool[second + m] = row[begin + m + m + uint64(1)]
+    if columns & 1:
+        pool[first + uint64(columns >> 1)] = row[begin + uint64(columns - 1)]
+
+
+@njit(cache=True, error_model="numpy")
+def _merge(row, start, columns, pool, even, odd):  # type: ignore[no-untyped-def]
+    """The inverse of `_split`."""
+    first, second, begin = uint64(even), uint64(odd), uint64(start)
+    for m in range(uint64(columns >> 1)):
+        row[begin + m + m] = pool[first + m]
+        row[begin + m + m + uint64(1)] = pool[second + m]
+    if columns & 1:
+        row[begin + uint64(columns - 1)] = pool[first + uint64(columns >> 1)]
 
 
 @njit(cache=True, error_model="numpy")
@@ -92,16 +126,8 @@ def _load(pool, level, i, r):  # type: ignore[no-untyped-def]
     """b of plane i from the natural order."""
     rows, columns, half = level[1], level[2], level[3]
     for j in range(rows):
-        row = r[i * rows + j]
-        o = (i * rows + j) * half
-        s = (i + j) & 1
-        even, odd = place(level, B, s) + o, place(level, B, 1 - s) + o
-        e, f = pool[even : even + half], pool[odd : odd + half]
-        for m in range(columns // 2):
-            e[m] = row[2 * m]
-            f[m] = row[2 * m + 1]
-        if columns & 1:
-            e[columns // 2] = row[columns - 1]
+        o, s = (i * rows + j) * half, (i + j) & 1
+        _split(r, (i * rows + j) * columns, columns, pool, place(level, B, s) + o, place(level, B, 1 - s) + o)
 
 
 @njit(cache=True, error_model="numpy")
@@ -109,59 +135,31 @@ def _store(pool, level, i, z):  # type: ignore[no-untyped-def]
     """x of plane i in the natural order."""
     rows, columns, half = level[1], level[2], level[3]
     for j in range(rows):
-        row = z[i * rows + j]
-        o = (i * rows + j) * half
-        s = (i + j) & 1
-        even, odd = place(level, X, s) + o, place(level, X, 1 - s) + o
-        e, f = pool[even : even + half], pool[odd : odd + half]
-        for m in range(columns // 2):
-            row[2 * m] = e[m]
-            row[2 * m + 1] = f[m]
-        if columns & 1:
-            row[columns - 1] = e[columns // 2]
+        o, s = (i * rows + j) * half, (i + j) & 1
+        _merge(z, (i * rows + j) * columns, columns, pool, place(level, X, s) + o, place(level, X, 1 - s) + o)
 
 
 @njit(cache=True, error_model="numpy")
 def _restrict(pool, coarse, i, buffer, width):  # type: ignore[no-untyped-def]
-    """b of coarse plane i from the sums over aggregates; `width` is the buffer's row length, which is emptied."""
+    """b of coarse plane i from the sums over aggregates; `width` is the buffer's row length. Empties the buffer."""
     rows, columns, half = coarse[1], coarse[2], coarse[3]
     for j in range(rows):
-        row = buffer[j * width : (j + 1) * width]
-        o = (i * rows + j) * half
-        s = (i + j) & 1
-        even, odd = place(coarse, B, s) + o, place(coarse, B, 1 - s) + o
-        e, f = pool[even : even + half], pool[odd : odd + half]
-        for m in range(columns // 2):
-            e[m] = row[2 * m]
-            f[m] = row[2 * m + 1]
-        if columns & 1:
-            e[columns // 2] = row[columns - 1]
-        row[:] = 0.0
+        o, s = (i * rows + j) * half, (i + j) & 1
+        _split(buffer, j * width, columns, pool, place(coarse, B, s) + o, place(coarse, B, 1 - s) + o)
+    buffer[:] = 0.0
 
 
 @njit(cache=True, error_model="numpy")
 def _prolong(pool, fine, coarse, i, buffer):  # type: ignore[no-untyped-def]
     """x += the aggregate's value on the red cells of fine plane i (black ones are overwritten by the next sweep)."""
     rows, half = fine[1], fine[3]
-    places = half - 1
-    crows, columns, chalf = coarse[1], coarse[2], coarse[3]
-    x = place(fine, X, 0)
-    inverse = place(fine, INVERSE, 0)
     for j in range(rows):
         if j & 1 == 0:
-            c = ((i >> 1) * crows + (j >> 1)) * chalf
-            s = ((i >> 1) + (j >> 1)) & 1
-            even, odd = place(coarse, X, s) + c, place(coarse, X, 1 - s) + c
-            e, f = pool[even : even + chalf], pool[odd : odd + chalf]
-            for m in range(columns // 2):
-                buffer[2 * m] = e[m]
-                buffer[2 * m + 1] = f[m]
-            if columns & 1:
-                buffer[columns - 1] = e[columns // 2]
-        o = (i * rows + j) * half
-        xs, ds = pool[x + o : x + o + places], pool[inverse + o : inverse + o + places]
-        for m in range(places):
-            xs[m] += buffer[m] if ds[m] > 0 else pool.dtype.type(0)
+            c, s = ((i >> 1) * coarse[1] + (j >> 1)) * coarse[3], ((i >> 1) + (j >> 1)) & 1
+            _merge(buffer, 0, coarse[2], pool, place(coarse, X, s) + c, place(coarse, X, 1 - s) + c)
+        x = uint64(place(fine, X, 0) + (i * rows + j) * half)
+        for m in range(uint64(half - 1)):
+            pool[x + m] += buffer[m]
 
 
 @njit(cache=True, error_model="numpy")
@@ -169,7 +167,6 @@ def _down(pool, table, depth, sweeps, r):  # type: ignore[no-untyped-def]
     """All smoothing before the coarse grid, and the restricted residual."""
     level, coarse = table[depth], table[depth + 1]
     planes, half = level[0], level[3]
-    nothing = np.empty(0, pool.dtype)
     buffer = np.zeros(coarse[1] * half, pool.dtype)
     stages = 2 * sweeps
     for t in range(planes + stages):
@@ -180,11 +177,11 @@ def _down(pool, table, depth, sweeps, r):  # type: ignore[no-untyped-def]
         for stage in range(1, stages):
             i = t - stage
             if 0 <= i < planes:
-                _sweep(pool, level, i, stage & 1, nothing)
+                _sweep(pool, level, i, stage & 1)
         i = t - stages
         if i >= 0:
             # After a black sweep the residual is zero on black cells.
-            _sweep(pool, level, i, 0, buffer)
+            _residual(pool, level, i, buffer)
             if i & 1 == 1 or i == planes - 1:
                 _restrict(pool, coarse, i >> 1, buffer, half)
 
@@ -194,7 +191,6 @@ def _up(pool, table, depth, sweeps, z):  # type: ignore[no-untyped-def]
     """The correction of the coarse grid and all smoothing after it, in reversed order."""
     level, coarse = table[depth], table[depth + 1]
     planes = level[0]
-    nothing = np.empty(0, pool.dtype)
     buffer = np.zeros(level[3], pool.dtype)
     stages = 2 * sweeps
     for t in range(planes + stages):
@@ -203,7 +199,7 @@ def _up(pool, table, depth, sweeps, z):  # type: ignore[no-untyped-def]
         for stage in range(1, stages + 1):
             i = t - stage
             if 0 <= i < planes:
-                _sweep(pool, level, i, stage & 1, nothing)
+                _sweep(pool, level, i, stage & 1)
         if depth == 0 and t >= stages:
             _store(pool, level, t - stages, z)
 
@@ -229,7 +225,7 @@ def _solve_coarsest(pool, level, inverse):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, error_model="numpy")
 def cycle(pool, table, inverse, sweeps, r, z):  # type: ignore[no-untyped-def]
-    """z = one V-cycle from zero for the right-hand side r; both (rows of the grid, columns)."""
+    """z = one V-cycle from zero for the right-hand side r; both flat."""
     depth = table.shape[0]
     if depth == 1:
         for i in range(table[0, 0]):
