@@ -37,7 +37,7 @@ class Pressure(DiscreteProblem):
       second order); a wall open to air counts as an air cell beyond it, or as a surface (θ = ½);
     * 1/ρ the harmonic mean of both cells; ρ = `contrast` in random parts of the liquid, else 1.
 
-    Cells without a row (solid, air, isolated) have p = 0; a part that touches no air is singular and its p has zero mean.
+    Cells without a row (solid, air, isolated) have p = 0; a part that touches no air is singular, its p has zero mean.
     `scene`: box, plume, free_surface, random_solids, moving_solids, voxels; `parameters`: of the scene
     (`scenes.PARAMETERS`). Of `moving_solids` the seeds k·frames … k·frames + frames − 1 are one sequence in time.
     `forcing`: white (unit normal per cell, drawn anew on each grid), velocity (f = −∇·u of a random velocity, walls

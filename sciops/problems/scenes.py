@@ -62,7 +62,8 @@ class Scene:
 
     `air[axis][side]`: the wall is open to air at p = 0. `surface(axes)`: level set of the liquid, positive inside.
     `drift`, `plume`: coefficients of the velocity law, centre of the buoyant blob. `heavy`: those of the level set of a
-    denser fluid. `removed`: liquid without air turns solid.
+    denser fluid. `removed`: liquid without air is
+    solid.
     """
 
     ndim: int
@@ -82,7 +83,7 @@ class Scene:
             return self.occupancy(axes).expand(shape)
         nearest = axes[0].new_full(shape, band)
         for ball in self.solids:
-            index, local = _window(axes, ball, band)
+            index, local = window(axes, ball, band)
             if index is not None:
                 view = nearest[index]
                 torch.minimum(view, ball.distance(local), out=view)
@@ -118,7 +119,7 @@ class Scene:
         for ball in self.solids:
             if not any(ball.velocity):
                 continue
-            index, local = _window(axes, ball, band)
+            index, local = window(axes, ball, band)
             if index is not None:
                 distance, closest = ball.distance(local), nearest[index]
                 near = distance < closest
@@ -163,7 +164,7 @@ def draw_scene(
     ndim: int,
     occupancy: Callable[[Axes], Tensor] | None = None,
 ) -> Scene:
-    """The scene of one seed. `moving_solids`: sequence seed // frames at frame seed % frames, a period of the motion."""
+    """The scene of one seed. `moving_solids`: sequence seed // frames at frame seed % frames of a periodic motion."""
     p = parameters
     frames = int(p.get("frames", 1))
     draw = generator(seed // frames)
@@ -246,7 +247,7 @@ def _waves(draw: torch.Generator, ndim: int, depth: float, size: float) -> Calla
     return surface
 
 
-def _window(axes: Axes, ball: Ball, band: float) -> tuple[tuple[slice, ...] | None, list[Tensor]]:
+def window(axes: Axes, ball: Ball, band: float) -> tuple[tuple[slice, ...] | None, list[Tensor]]:
     """Index range of the points that may lie closer than `band` to the ball, with their coordinates."""
     reach = (math.hypot(*ball.widths) if ball.widths else ball.radius) + band
     index, local = [], []
