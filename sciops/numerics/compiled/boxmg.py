@@ -10,6 +10,7 @@ from sciops.core.errors import UsageError
 from sciops.numerics.compiled import boxmg_setup as build
 from sciops.numerics.compiled import boxmg_tables as tables
 from sciops.numerics.compiled.boxmg_coarsest import Coarsest
+from sciops.numerics.compiled.boxmg_incomplete import factorise, solve_backward, solve_forward, to_residual
 from sciops.numerics.compiled.boxmg_matrix import BoxMatrix
 from sciops.numerics.compiled.boxmg_smoothing import smooth_faces, smooth_stencil
 from sciops.numerics.compiled.boxmg_transfer import largest, load, prolong, restrict_residual, unload
@@ -22,14 +23,14 @@ class LevelAdvice:
     `prolongation_scale` (weights, *coarse shape) ≥ 0: factors of the interpolation weights, whose sum at each point is
     restored afterwards; weight w belongs to class `plan.corners[w, 0]`, corner `plan.corners[w, 1:]` (`boxmg_tables`).
     `relaxation` (*shape) in (0, 2): over- or under-relaxation ω of each point.
-    `smoother`: "point", "line" or None for the choice of the options.
+    `smoother`: "point", "incomplete" or None for the choice of the options.
     `coarse_scale` > 0: factor of the coarse correction.
     Whatever it says, the cycle stays symmetric positive definite.
     """
 
     prolongation_scale: np.ndarray | None = None
     relaxation: np.ndarray | None = None
-    smoother: Literal["point", "line"] | None = None
+    smoother: Literal["point", "incomplete"] | None = None
     coarse_scale: float = 1.0
 
 
@@ -42,9 +43,11 @@ class BoxOptions:
     """Sweeps before and after, the dtype of the cycle, sizes."""
 
     sweeps: int = 1
-    smoother: Literal["auto", "point", "line"] = "auto"
+    smoother: Literal["auto", "point", "incomplete"] = "auto"
     precision: Literal["single", "double"] = "single"
     detours: bool = True
+    damping: float = 1.0
+    """Factor ω in (0, 2) of the incomplete smoother."""
     coarsest: int = 150
     """Largest number of unknowns solved densely."""
 
@@ -65,6 +68,8 @@ class Level:
     starts: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     weights: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0, 0)))
     scale: float = 1.0
+    lower: np.ndarray | None = None
+    """Incomplete factor, where that is the smoother."""
 
 
 class BoxHierarchy:
@@ -122,25 +127,45 @@ class BoxHierarchy:
         level = self.levels[depth]
         below = self.levels[depth + 1] if depth + 1 < len(self.levels) else self.coarsest
         assert below is not None
-        self._smooth(level, True, True)
-        for _ in range(1, self.options.sweeps):
-            self._smooth(level, True, False)
+        self._before(level)
         grid = level.gz, level.space
         classes = level.plan.parities, level.plan.corners, level.starts, level.weights
         restrict_residual(level.x, level.b, level.off, level.sums, *grid, level.faces, *classes, below.b)
         self._cycle(depth + 1)
         prolong(below.x, level.x, self.dtype(level.scale), *grid, *classes)
-        for _ in range(self.options.sweeps):
-            self._smooth(level, False, False)
+        self._after(level)
 
-    def _smooth(self, level: Level, forward: bool, from_zero: bool) -> None:
-        arrays = level.x, level.b, level.off, level.inverse, level.gz, level.space, forward
+    def _before(self, level: Level) -> None:
+        """Smooth from zero."""
+        grid = level.gz, level.space
+        sweeps = self.options.sweeps
+        if level.lower is not None:
+            solve_forward(level.b, level.x, level.lower, *grid, level.faces)
+            solve_backward(level.x, level.lower, level.inverse, *grid, level.faces, level.x, False)
+            return
+        arrays = level.x, level.b, level.off, level.inverse, *grid, True
         if level.faces:
-            smooth_faces(*arrays, from_zero)
+            for n in range(sweeps):
+                smooth_faces(*arrays, n == 0)
         else:
-            if from_zero:
-                level.x[...] = 0
-            smooth_stencil(*arrays)
+            level.x[...] = 0
+            for _ in range(sweeps):
+                smooth_stencil(*arrays)
+
+    def _after(self, level: Level) -> None:
+        """The adjoint of the smoothing before; may overwrite the right-hand side."""
+        grid = level.gz, level.space
+        if level.lower is not None:
+            to_residual(level.x, level.b, level.off, level.sums, *grid, level.faces)
+            solve_forward(level.b, level.b, level.lower, *grid, level.faces)
+            solve_backward(level.b, level.lower, level.inverse, *grid, level.faces, level.x, True)
+            return
+        arrays = level.x, level.b, level.off, level.inverse, *grid, False
+        for _ in range(self.options.sweeps):
+            if level.faces:
+                smooth_faces(*arrays, False)
+            else:
+                smooth_stencil(*arrays)
 
     def _descend(self, matrix: BoxMatrix, advice: LevelAdvice | None) -> BoxMatrix:
         """Append a level for this matrix; return the next coarser matrix."""
@@ -153,10 +178,7 @@ class BoxHierarchy:
         grid = matrix.gz, matrix.space, coarse
         rows = plan.parities, plan.product, plan.product_start, plan.restrict, plan.restrict_start
         build.galerkin(matrix.off, matrix.diag, plan.slots, *grid, *rows, weights, out)
-        relaxation = np.ones_like(matrix.diag)
-        if advice.relaxation is not None:
-            matrix.inside(relaxation)[...] = np.clip(advice.relaxation, 1e-3, 2 - 1e-3).reshape(matrix.space)
-        inverse = np.divide(relaxation, matrix.diag, out=np.zeros_like(matrix.diag), where=matrix.diag > 0)
+        lower, inverse = self._smoother(matrix, advice)
         level = Level(
             matrix.gz,
             matrix.space,
@@ -164,15 +186,32 @@ class BoxHierarchy:
             plan,
             matrix.off.astype(dtype),
             matrix.row_sums().astype(dtype),
-            inverse.astype(dtype),
+            inverse,
             np.zeros(matrix.diag.shape, dtype=dtype),
             np.zeros(matrix.diag.shape, dtype=dtype),
             starts,
             weights.astype(dtype),
             advice.coarse_scale,
+            lower,
         )
         self.levels.append(level)
         return BoxMatrix(out[1:], out[0], matrix.gz, coarse, faces=False)
+
+    def _smoother(self, matrix: BoxMatrix, advice: LevelAdvice) -> tuple[np.ndarray | None, np.ndarray]:
+        """Incomplete factor or None, and ω over the pivots or the diagonal."""
+        lower, pivots, relaxation = None, matrix.diag, np.ones_like(matrix.diag)
+        if (advice.smoother or self.options.smoother) == "point":
+            if advice.relaxation is not None:
+                matrix.inside(relaxation)[...] = np.clip(advice.relaxation, 1e-3, 2 - 1e-3).reshape(matrix.space)
+        else:
+            relaxation *= self.options.damping
+            lower, pivots = np.empty_like(matrix.off), np.empty_like(matrix.diag)
+            plan = matrix.plan
+            tables = plan.slots, plan.offsets, plan.pairs, 1.0
+            factorise(matrix.off, matrix.diag, *tables, matrix.gz, matrix.space, lower, pivots)
+            lower = lower.astype(self.dtype)
+        inverse = np.divide(relaxation, pivots, out=np.zeros_like(pivots), where=matrix.diag > 0)
+        return lower, inverse.astype(self.dtype)
 
     def _interpolation(self, matrix: BoxMatrix, advice: LevelAdvice, starts: np.ndarray) -> np.ndarray:
         plan, coarse = matrix.plan, matrix.coarse_space

@@ -50,8 +50,8 @@ def smooth_faces(x, b, off, inverse, gz, space, forward, from_zero):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
-def gather_rows(x, off, k, j, nx, deep, t):
-    """t −= Σ a x over the neighbouring rows (not the own one) of a 9/27-point stencil."""
+def ahead_rows(x, off, k, j, nx, deep, t):
+    """t −= Σ a x over the rows after this one (entries of HALF other than +x)."""
     for pair in range(4 if deep else 1):
         m = 1 + 3 * pair
         dz, dy = (0, 1) if pair == 0 else (1, pair - 2)
@@ -60,6 +60,14 @@ def gather_rows(x, off, k, j, nx, deep, t):
             ahead += off[m + 1, k, j, i] * x[k + dz, j + dy, i]
             ahead += off[m + 2, k, j, i] * x[k + dz, j + dy, i + 1]
             t[i] -= ahead
+
+
+@njit(cache=True, fastmath=FAST, error_model="numpy")
+def behind_rows(x, off, k, j, nx, deep, t):
+    """t −= Σ a x over the rows before this one."""
+    for pair in range(4 if deep else 1):
+        m = 1 + 3 * pair
+        dz, dy = (0, 1) if pair == 0 else (1, pair - 2)
         for i in range(1, nx + 1):
             behind = off[m, k - dz, j - dy, i + 1] * x[k - dz, j - dy, i + 1]
             behind += off[m + 1, k - dz, j - dy, i] * x[k - dz, j - dy, i]
@@ -78,7 +86,8 @@ def smooth_stencil(x, b, off, inverse, gz, space, forward):
         k, j = row // ny + gz, row % ny + 1
         for i in range(1, nx + 1):
             t[i] = b[k, j, i]
-        gather_rows(x, off, k, j, nx, deep, t)
+        ahead_rows(x, off, k, j, nx, deep, t)
+        behind_rows(x, off, k, j, nx, deep, t)
         for half in range(2):
             start = (half + 1) if forward else (2 - half)
             for i in range(start, nx + 1, 2):

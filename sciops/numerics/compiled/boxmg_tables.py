@@ -7,7 +7,7 @@ A fine point is 2I + p with its class p ∈ {0,1}³; it is interpolated from the
 """
 
 from functools import lru_cache
-from itertools import product
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,6 @@ Index = tuple[int, int, int]
 OFFSETS: list[Index] = list(product((-1, 0, 1), repeat=3))
 HALF: list[Index] = OFFSETS[14:]
 CENTRE = 13
-NO_STEPS = -1
 
 FACES_2D, FACES_3D = (0, 2), (0, 2, 8)
 """Entries of HALF of a 5- and a 7-point stencil: +x, +y, +z."""
@@ -26,7 +25,7 @@ FULL_2D, FULL_3D = tuple(range(4)), tuple(range(13))
 
 
 class Plan(NamedTuple):
-    """Tables for one set of stencil entries. Lists of steps are grouped by class; `*_start[p]` is where class p begins."""
+    """Tables for one set of stencil entries. Steps are grouped by class; `*_start[p]` is where class p begins."""
 
     slots: np.ndarray
     """(13,) where each entry of HALF is stored."""
@@ -49,6 +48,10 @@ class Plan(NamedTuple):
     restrict: np.ndarray
     """Steps of Pᵀ(A P): (weight or −1, corner (3), reach, entry of the coarse half stencil with 0 the centre)."""
     restrict_start: np.ndarray
+    offsets: np.ndarray
+    """(entries, 3): the offset of each stored entry."""
+    pairs: np.ndarray
+    """Stored entries m, n and the one that couples the points they lead to, −1 if none is stored."""
 
 
 def _neighbour(parity: Index, offset: Index) -> tuple[Index, Index]:
@@ -107,8 +110,7 @@ def plan(entries: tuple[int, ...], ndim: int) -> Plan:
             for reach in sorted(reaches):
                 entry = OFFSETS.index(_add(reach, (-corner[0], -corner[1], -corner[2]))) - CENTRE
                 if entry >= 0:
-                    stored = entry if ndim == 3 or entry <= 4 else NO_STEPS
-                    back.append((weight[k, corner], *corner, OFFSETS.index(reach), stored))
+                    back.append((weight[k, corner], *corner, OFFSETS.index(reach), entry))
         interpolate.append(steps)
         products.append(rows)
         restrict.append(back)
@@ -122,7 +124,18 @@ def plan(entries: tuple[int, ...], ndim: int) -> Plan:
         *_grouped(interpolate),
         *_grouped(products),
         *_grouped(restrict),
+        np.array([HALF[m] for m in entries], dtype=np.int64),
+        _pairs(entries),
     )
+
+
+def _pairs(entries: tuple[int, ...]) -> np.ndarray:
+    table = []
+    for m, n in combinations(range(len(entries)), 2):
+        difference = tuple(b - a for a, b in zip(HALF[entries[m]], HALF[entries[n]], strict=True))
+        stored = [s for s, entry in enumerate(entries) if HALF[entry] == difference]
+        table.append((m, n, stored[0] if stored else -1))
+    return np.array(table, dtype=np.int64).reshape(-1, 3)
 
 
 def _grouped(steps: list[list[tuple[int, ...]]]) -> tuple[np.ndarray, np.ndarray]:

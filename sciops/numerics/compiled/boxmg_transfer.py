@@ -11,7 +11,7 @@ FAST = {"contract", "nsz"}
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
-def _residual_faces(x, b, off, sums, k, j, nx, deep, t):
+def residual_faces(x, b, off, sums, k, j, nx, deep, t):
     for i in range(1, nx + 1):
         c = x[k, j, i]
         along = off[0, k, j, i] * (x[k, j, i + 1] - c) + off[0, k, j, i - 1] * (x[k, j, i - 1] - c)
@@ -26,7 +26,7 @@ def _residual_faces(x, b, off, sums, k, j, nx, deep, t):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
-def _residual_stencil(x, b, off, sums, k, j, nx, deep, t):
+def residual_stencil(x, b, off, sums, k, j, nx, deep, t):
     for i in range(1, nx + 1):
         c = x[k, j, i]
         along = off[0, k, j, i] * (x[k, j, i + 1] - c) + off[0, k, j, i - 1] * (x[k, j, i - 1] - c)
@@ -59,9 +59,9 @@ def restrict_residual(x, b, off, sums, gz, space, faces, parities, corners, star
     for kf in range(nz):
         for jf in range(ny):
             if faces:
-                _residual_faces(x, b, off, sums, kf + gz, jf + 1, nx, deep, t)
+                residual_faces(x, b, off, sums, kf + gz, jf + 1, nx, deep, t)
             else:
-                _residual_stencil(x, b, off, sums, kf + gz, jf + 1, nx, deep, t)
+                residual_stencil(x, b, off, sums, kf + gz, jf + 1, nx, deep, t)
             kc, jc = kf // 2, jf // 2
             for p in range(parities.shape[0]):
                 if parities[p, 0] != kf % 2 or parities[p, 1] != jf % 2:
