@@ -1,8 +1,9 @@
 """Incomplete Cholesky smoothing of 5/7- and 9/27-point stencils (kernels): for what point relaxation cannot smooth.
 
-M = (D + L) D⁻¹ (D + Lᵀ) on the pattern of A. A dropped fill-in f between points i and j is made up for by |f|·√(a_ii/a_jj)
-on the diagonal of i and |f|·√(a_jj/a_ii) on that of j, so that M − A is positive semi-definite: the factorisation never breaks down and
-x ← x + ω M⁻¹(b − A x) contracts in the energy norm for every 0 < ω < 2.
+M = (D + L) D⁻¹ (D + Lᵀ) on the pattern of A. A dropped fill-in f between two points is made up for by |f| on both their
+diagonals, so that M − A is positive semi-definite: the factorisation never breaks down and x ← x + ω M⁻¹(b − A x)
+contracts in the energy norm for every 0 < ω < 2. On M-matrices M − A is a graph Laplacian, which leaves the slow,
+nearly constant errors of stiff parts alone; weights that depend on the diagonals would not.
 `lower[m]` at i is L_{i+o, i} / D_i with o the m-th offset of HALF; `inverse` is ω/D_i, 0 where there is no row.
 Reference: Ajiz, Jennings, Int. J. Numer. Methods Eng. 20 (1984); as a smoother Wesseling, Lect. Notes Math. 960 (1982).
 """
@@ -43,9 +44,8 @@ def factorise(off, diag, slots, offsets, pairs, share, gz, space, lower, pivots)
                         lower[between, z, y, x] -= f
                     else:
                         zz, yy, xx = k + offsets[other, 0], j + offsets[other, 1], i + offsets[other, 2]
-                        ratio = np.sqrt(diag[z, y, x] / diag[zz, yy, xx])
-                        pivots[z, y, x] += share * abs(f) * ratio
-                        pivots[zz, yy, xx] += share * abs(f) / ratio
+                        pivots[z, y, x] += share * abs(f)
+                        pivots[zz, yy, xx] += share * abs(f)
                 for m in range(count):
                     v = lower[m, k, j, i]
                     pivots[k + offsets[m, 0], j + offsets[m, 1], i + offsets[m, 2]] -= v * v * back
