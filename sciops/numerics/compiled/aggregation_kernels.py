@@ -1,17 +1,20 @@
 """The multigrid cycle of `aggregation`: red–black sweeps fused into one pass over memory per direction and level.
 
-Storage. A grid (planes, rows, columns) keeps its red and its black cells apart: cell k of row j in plane i is red where
-i + j + k is even, and lies at place k // 2 of its row's half. Neighbours of red cells are black and lie in the same place
-of the rows around; in their own row at places m − 1 + s and m + s with s = parity of the row. So every loop below is
-contiguous. A half row has `half` = ceil(columns/2) + 1 entries, the last one zero; before the first and after the last
-row lie `rows` empty ones, so that no loop needs a test: what lies outside has weight zero.
+Storage. A grid (planes, rows, columns) keeps its red and its black cells apart: cell k of row j in plane i is red
+where i + j + k is even, and lies at place k // 2 of its row's half. Neighbours of red cells are black and lie in the
+same place of the rows around; in their own row at places m − 1 + s and m + s with s = parity of the row. So every loop
+below is contiguous. A half row has `half` = ceil(columns/2) + 1 entries, the last one zero; before the first and after
+the last row lie `rows` empty ones, so that no loop needs a test: what lies outside has weight zero.
 
-All arrays of all levels lie in one `pool`. A level is a row of `table`: planes, rows, columns, half, offset of its first
-array, size of an array. Its arrays, red then black: x, b, inverse diagonal, weights along planes, rows, columns.
+All arrays of all levels lie in one `pool`. A level is a row of `table`: planes, rows, columns, half, offset of its
+first array, size of an array. Its arrays, red then black: x, b, inverse diagonal, weights along planes, rows, columns.
+Indices are unsigned, because numba tests signed ones for being negative, and such loops do not vectorise.
 
-Passes. Sweep s may follow sweep s − 1 one plane behind it. One run over the planes does all of them while the planes are
-in the cache.
+Passes. Sweep s may follow sweep s − 1 one plane behind it. One run over the planes does all of them while the planes
+are in the cache.
 """
+
+from typing import no_type_check
 
 import numpy as np
 from numba import njit, uint64
@@ -23,13 +26,15 @@ X, B, INVERSE, PLANES, ROWS, COLUMNS = 0, 2, 4, 6, 8, 10
 
 
 @njit(cache=True, error_model="numpy")
-def place(level, array, colour):  # type: ignore[no-untyped-def]
+@no_type_check
+def place(level, array, colour):
     """Where the first cell of row 0 lies in the pool."""
     return level[4] + (array + colour) * level[5] + level[1] * level[3] + 8
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
-def _first(pool, level, i):  # type: ignore[no-untyped-def]
+@no_type_check
+def _first(pool, level, i):
     """Red sweep of plane i from x = 0."""
     n = level[1] * level[3]
     o = i * n
@@ -39,7 +44,8 @@ def _first(pool, level, i):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
-def _sweep(pool, level, i, colour):  # type: ignore[no-untyped-def]
+@no_type_check
+def _sweep(pool, level, i, colour):
     """x = D⁻¹(b + Σ w x_neighbour) on the cells of one colour in plane i."""
     rows, half = level[1], level[3]
     places, jump = uint64(half - 1), rows * half
@@ -60,7 +66,12 @@ def _sweep(pool, level, i, colour):  # type: ignore[no-untyped-def]
                 t += pool[wb + m] * pool[back + m] + pool[wf + m] * pool[front + m]
                 pool[x + m] = pool[inverse + m] * t
         else:
-            up, down, wu, wd = uint64(other + o - half), uint64(other + o + half), uint64(w1o + o - half), uint64(w1 + o)
+            up, down, wu, wd = (
+                uint64(other + o - half),
+                uint64(other + o + half),
+                uint64(w1o + o - half),
+                uint64(w1 + o),
+            )
             for m in range(places):
                 t = pool[rhs + m] + pool[wl + m] * pool[left + m] + pool[wr + m] * pool[right + m]
                 t += pool[wb + m] * pool[back + m] + pool[wf + m] * pool[front + m]
@@ -69,7 +80,8 @@ def _sweep(pool, level, i, colour):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
-def _residual(pool, level, i, buffer):  # type: ignore[no-untyped-def]
+@no_type_check
+def _residual(pool, level, i, buffer):
     """b − A x on the red cells of plane i, added to the row of `buffer` that belongs to their aggregate."""
     rows, half = level[1], level[3]
     places, jump = uint64(half - 1), rows * half
@@ -91,7 +103,12 @@ def _residual(pool, level, i, buffer):  # type: ignore[no-untyped-def]
                 t += pool[wb + m] * pool[back + m] + pool[wf + m] * pool[front + m]
                 buffer[out + m] += t - pool[x + m] / max(pool[inverse + m], tiny)
         else:
-            up, down, wu, wd = uint64(other + o - half), uint64(other + o + half), uint64(w1o + o - half), uint64(w1 + o)
+            up, down, wu, wd = (
+                uint64(other + o - half),
+                uint64(other + o + half),
+                uint64(w1o + o - half),
+                uint64(w1 + o),
+            )
             for m in range(places):
                 t = pool[rhs + m] + pool[wl + m] * pool[left + m] + pool[wr + m] * pool[right + m]
                 t += pool[wb + m] * pool[back + m] + pool[wf + m] * pool[front + m]
@@ -100,7 +117,8 @@ def _residual(pool, level, i, buffer):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _split(row, start, columns, pool, even, odd):  # type: ignore[no-untyped-def]
+@no_type_check
+def _split(row, start, columns, pool, even, odd):
     """Columns 0, 2, … of a row to `even`, the others to `odd`."""
     first, second, begin = uint64(even), uint64(odd), uint64(start)
     for m in range(uint64(columns >> 1)):
@@ -111,7 +129,8 @@ def _split(row, start, columns, pool, even, odd):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, error_model="numpy")
-def _merge(row, start, columns, pool, even, odd):  # type: ignore[no-untyped-def]
+@no_type_check
+def _merge(row, start, columns, pool, even, odd):
     """The inverse of `_split`."""
     first, second, begin = uint64(even), uint64(odd), uint64(start)
     for m in range(uint64(columns >> 1)):
@@ -122,7 +141,8 @@ def _merge(row, start, columns, pool, even, odd):  # type: ignore[no-untyped-def
 
 
 @njit(cache=True, error_model="numpy")
-def _load(pool, level, i, r):  # type: ignore[no-untyped-def]
+@no_type_check
+def _load(pool, level, i, r):
     """b of plane i from the natural order."""
     rows, columns, half = level[1], level[2], level[3]
     for j in range(rows):
@@ -131,7 +151,8 @@ def _load(pool, level, i, r):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _store(pool, level, i, z):  # type: ignore[no-untyped-def]
+@no_type_check
+def _store(pool, level, i, z):
     """x of plane i in the natural order."""
     rows, columns, half = level[1], level[2], level[3]
     for j in range(rows):
@@ -140,7 +161,8 @@ def _store(pool, level, i, z):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _restrict(pool, coarse, i, buffer, width):  # type: ignore[no-untyped-def]
+@no_type_check
+def _restrict(pool, coarse, i, buffer, width):
     """b of coarse plane i from the sums over aggregates; `width` is the buffer's row length. Empties the buffer."""
     rows, columns, half = coarse[1], coarse[2], coarse[3]
     for j in range(rows):
@@ -150,7 +172,8 @@ def _restrict(pool, coarse, i, buffer, width):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _prolong(pool, fine, coarse, i, buffer):  # type: ignore[no-untyped-def]
+@no_type_check
+def _prolong(pool, fine, coarse, i, buffer):
     """x += the aggregate's value on the red cells of fine plane i (black ones are overwritten by the next sweep)."""
     rows, half = fine[1], fine[3]
     for j in range(rows):
@@ -163,7 +186,8 @@ def _prolong(pool, fine, coarse, i, buffer):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _down(pool, table, depth, sweeps, r):  # type: ignore[no-untyped-def]
+@no_type_check
+def _down(pool, table, depth, sweeps, r):
     """All smoothing before the coarse grid, and the restricted residual."""
     level, coarse = table[depth], table[depth + 1]
     planes, half = level[0], level[3]
@@ -187,7 +211,8 @@ def _down(pool, table, depth, sweeps, r):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _up(pool, table, depth, sweeps, z):  # type: ignore[no-untyped-def]
+@no_type_check
+def _up(pool, table, depth, sweeps, z):
     """The correction of the coarse grid and all smoothing after it, in reversed order."""
     level, coarse = table[depth], table[depth + 1]
     planes = level[0]
@@ -205,7 +230,8 @@ def _up(pool, table, depth, sweeps, z):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _solve_coarsest(pool, level, inverse):  # type: ignore[no-untyped-def]
+@no_type_check
+def _solve_coarsest(pool, level, inverse):
     """x = (generalised inverse) b, dense."""
     rows, columns = level[0] * level[1], level[2]
     b = np.empty(rows * columns, pool.dtype)
@@ -224,7 +250,8 @@ def _solve_coarsest(pool, level, inverse):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def cycle(pool, table, inverse, sweeps, r, z):  # type: ignore[no-untyped-def]
+@no_type_check
+def cycle(pool, table, inverse, sweeps, r, z):
     """z = one V-cycle from zero for the right-hand side r; both flat."""
     depth = table.shape[0]
     if depth == 1:
@@ -241,7 +268,8 @@ def cycle(pool, table, inverse, sweeps, r, z):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def fill(pool, level, w0, w1, w2, sink, scale):  # type: ignore[no-untyped-def]
+@no_type_check
+def fill(pool, level, w0, w1, w2, sink, scale):
     """Weights and inverse diagonal of a level from natural arrays (planes, rows, columns), times `scale`."""
     planes, rows, columns, half = level[0], level[1], level[2], level[3]
     for i in range(planes):
@@ -265,16 +293,18 @@ def fill(pool, level, w0, w1, w2, sink, scale):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def coarsen(w0, w1, w2, sink, factor, sink_factor):  # type: ignore[no-untyped-def]
-    """Galerkin sums over aggregates of up to 2×2×2 cells: faces times `factor`, sink times `sink_factor`."""
+@no_type_check
+def coarsen(w0, w1, w2, sink, factor):
+    """Galerkin sums over aggregates of up to 2×2×2 cells, times `factor`."""
     planes, rows, columns = sink.shape
     shape = ((planes + 1) // 2, (rows + 1) // 2, (columns + 1) // 2)
-    c0, c1, c2, cs = np.zeros(shape, w0.dtype), np.zeros(shape, w0.dtype), np.zeros(shape, w0.dtype), np.zeros(shape, w0.dtype)
+    c0, c1 = np.zeros(shape, sink.dtype), np.zeros(shape, sink.dtype)
+    c2, cs = np.zeros(shape, sink.dtype), np.zeros(shape, sink.dtype)
     for i in range(planes):
         for j in range(rows):
             for k in range(columns):
                 a, b, c = i >> 1, j >> 1, k >> 1
-                cs[a, b, c] += sink[i, j, k] * sink_factor
+                cs[a, b, c] += sink[i, j, k] * factor
                 if i & 1:
                     c0[a, b, c] += w0[i, j, k] * factor
                 if j & 1:

@@ -38,6 +38,10 @@ class CompiledCG(LinearSolver):
     def build(self, system: System, A: LinearOperator, i: int) -> Precondition | None:
         """The preconditioner of system i; None for plain conjugate gradients."""
 
+    def adapt(self, A: LinearOperator) -> LinearOperator:
+        """The same matrices in the form that the method needs, or a UsageError."""
+        return A
+
     @property
     def method(self) -> str:
         """Name for messages."""
@@ -45,13 +49,14 @@ class CompiledCG(LinearSolver):
 
     def setup(self, A: LinearOperator) -> Compiled:
         require_tags(A, self.requires, self.method)
-        systems: list[System] = []
-        preconditions: list[Precondition | None] = []
-        for i in range(1 if is_shared(A) else A.n):
-            systems.append(system_of(A, i))
-            preconditions.append(self.build(systems[-1], A, i))
-        repeats = A.n if is_shared(A) else 1
-        return Compiled(A.space, systems * repeats, preconditions * repeats)
+        count, shared = A.n, is_shared(A)
+        if shared:
+            A = A.select(torch.zeros(1, dtype=torch.int64, device=A.device))
+        A = self.adapt(A)
+        systems = [system_of(A, i) for i in range(A.n)]
+        preconditions = [self.build(system, A, i) for i, system in enumerate(systems)]
+        repeats = count if shared else 1
+        return Compiled(tuple(A.space), systems * repeats, preconditions * repeats)
 
     def solve(
         self,

@@ -5,6 +5,8 @@ inside the array may be read: where it belongs to another row its weight is zero
 cells need a test.
 """
 
+from typing import no_type_check
+
 import numpy as np
 from numba import njit
 
@@ -13,7 +15,8 @@ FAST = {"reassoc", "contract", "nsz", "arcp"}
 
 
 @njit(cache=True, error_model="numpy")
-def _guarded(x, w, stride, first, last, y):  # type: ignore[no-untyped-def]
+@no_type_check
+def _guarded(x, w, stride, first, last, y):
     """y −= (coupling along one axis) x on cells first…last−1, with tests at both ends of the array."""
     for k in range(first, last):
         v = y[k]
@@ -25,7 +28,8 @@ def _guarded(x, w, stride, first, last, y):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
-def matvec_dot_2d(x, diagonal, w0, w1, s0, y):  # type: ignore[no-untyped-def]
+@no_type_check
+def matvec_dot_2d(x, diagonal, w0, w1, s0, y):
     """y = A x, returns xᵀy; w0 couples cells s0 apart, w1 cells 1 apart."""
     n = x.size
     a = min(s0, n)
@@ -53,7 +57,8 @@ def matvec_dot_2d(x, diagonal, w0, w1, s0, y):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
-def matvec_dot_3d(x, diagonal, w0, w1, w2, s0, s1, y):  # type: ignore[no-untyped-def]
+@no_type_check
+def matvec_dot_3d(x, diagonal, w0, w1, w2, s0, s1, y):
     """y = A x, returns xᵀy; w0, w1, w2 couple cells s0, s1, 1 apart."""
     n = x.size
     a = min(s0, n)
@@ -85,7 +90,8 @@ def matvec_dot_3d(x, diagonal, w0, w1, w2, s0, s1, y):  # type: ignore[no-untype
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
-def matvec_dot_rows(padded, starts, steps, coefficients, length, y):  # type: ignore[no-untyped-def]
+@no_type_check
+def matvec_dot_rows(padded, starts, steps, coefficients, length, y):
     """y = Σ_k coefficients[k]·(x moved by steps[k]) row by row, returns xᵀy; x lies in a ghost-padded array."""
     total = 0.0
     for row in range(starts.size):
@@ -104,7 +110,8 @@ def matvec_dot_rows(padded, starts, steps, coefficients, length, y):  # type: ig
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
-def step(alpha, p, q, x, r):  # type: ignore[no-untyped-def]
+@no_type_check
+def step(alpha, p, q, x, r):
     """x += α p, r −= α q, returns rᵀr."""
     total = 0.0
     for k in range(x.size):
@@ -116,7 +123,8 @@ def step(alpha, p, q, x, r):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
-def two_dots(z, r, q):  # type: ignore[no-untyped-def]
+@no_type_check
+def two_dots(z, r, q):
     """zᵀr and zᵀq."""
     first, second = 0.0, 0.0
     for k in range(z.size):
@@ -126,14 +134,16 @@ def two_dots(z, r, q):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
-def turn(z, beta, p):  # type: ignore[no-untyped-def]
+@no_type_check
+def turn(z, beta, p):
     """p = z + β p."""
     for k in range(z.size):
         p[k] = z[k] + beta * p[k]
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
-def remainder(b, y):  # type: ignore[no-untyped-def]
+@no_type_check
+def remainder(b, y):
     """y = b − y, returns yᵀy."""
     total = 0.0
     for k in range(b.size):
@@ -144,7 +154,8 @@ def remainder(b, y):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy", fastmath=FAST)
-def off_components(x, labels, count):  # type: ignore[no-untyped-def]
+@no_type_check
+def off_components(x, labels, count):
     """x −= its mean over every component 1…count, and x = 0 where labels < 0 (cells without a row)."""
     sums = np.zeros(count + 1)
     sizes = np.zeros(count + 1)

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from sciops.core.errors import UsageError
@@ -122,6 +123,47 @@ def system_of(A: LinearOperator, i: int = 0) -> System:
         f"Compiled solvers take a FaceOperator or a StencilOperator; {type(A).__name__} has no arrays they could read: "
         f"use ConjugateGradients."
     )
+
+
+def grid_shape(space: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int | None, ...]]:
+    """(planes, rows, columns) for kernels that run over planes of long rows, and which axis of `space` each one is.
+
+    A plane of a two-dimensional grid is one row; a one-dimensional grid is one row in all.
+    """
+    if not 1 <= len(space) <= 3:
+        raise UsageError(f"Compiled solvers take grids of 1 to 3 dimensions; got {len(space)}.")
+    axes: tuple[int | None, ...] = ((None, None, 0), (0, None, 1), (0, 1, 2))[len(space) - 1]
+    return tuple(1 if a is None else space[a] for a in axes), axes
+
+
+def faces_of(A: StencilOperator) -> FaceOperator:
+    """The same matrix as face weights and a sink, if it is one: couplings ≤ 0 along the axes only, row sums ≥ 0."""
+    centre, ndim = len(A.offsets) // 2, len(A.space)
+    couplings = [k for k in A.active if k != centre]
+    if any(A.periodic) or any(sum(map(abs, A.offsets[k])) > 1 for k in couplings):
+        raise UsageError(
+            "Aggregation takes face weights or stencils without diagonal neighbours and periodic axes; "
+            "use MultigridCG instead."
+        )
+    sink = A.diagonal().clone()
+    scale = sink.abs()
+    faces = []
+    for axis, size in enumerate(A.space):
+        k = A.offsets.index(tuple(int(a == axis) for a in range(ndim)))
+        w = -A.stencil[:, k]
+        w.select(axis + 1, size - 1).zero_()
+        sink -= w
+        sink.narrow(axis + 1, 1, size - 1).sub_(w.narrow(axis + 1, 0, size - 1))
+        faces.append(w)
+    rounding = 64 * torch.finfo(A.dtype).eps * scale
+    if any(bool((w < 0).any()) for w in faces) or bool((sink < -rounding).any()):
+        raise UsageError(
+            "Aggregation takes matrices with couplings ≤ 0 and row sums ≥ 0; use MultigridCG or BoxmgCG instead."
+        )
+    # What is left of a row of the pure Neumann problem is rounding; it must not become a reaction term.
+    sink = torch.where(sink <= rounding, 0.0, sink)
+    labels = None if A.nullspace is None else torch.ones(sink.shape, dtype=torch.int64, device=sink.device)
+    return FaceOperator(tuple(faces), sink, labels)
 
 
 def is_shared(A: LinearOperator) -> bool:
