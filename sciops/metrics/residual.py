@@ -3,18 +3,22 @@
 Print the residual of the stored truth beside it: it is the floor of the discretisation.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from sciops.core.cases import Cases
 from sciops.core.errors import UsageError
+from sciops.core.face_operator import FaceOperator
 from sciops.core.field import Field
 from sciops.core.grid import Grid
 from sciops.core.linear import LinearOperator, LinearSolver, require_tags
+from sciops.core.problem import Problem
 from sciops.core.solver import View
 from sciops.metrics.base import Metric, grid_of, needs_grid
 from sciops.metrics.pointwise import over_truth
@@ -43,7 +47,9 @@ class Residual(Metric):
         return over_truth(norms[0], norms[1])
 
     def applies(self, field: Field, cases: Cases | None = None) -> str | None:
-        return _refuse(field, cases, View.RESIDUAL)
+        # A problem given by its matrix has a residual on grids, though none at points.
+        own = cases is not None and type(cases.problem).residual_on_grid is not Problem.residual_on_grid
+        return _refuse(field, cases, View.SYSTEM if own else View.RESIDUAL)
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,7 @@ class DualResidual(Metric):
         A, b = cases.problem.system(cases)
         require_tags(A, SPD, f"Metric {self.name}")
         r = b - A.matvec(cases.problem.unknowns(cases.domain, u))
-        if A.nullspace == "constant":
-            r, b = (x - x.flatten(1).mean(1).reshape(-1, *(1,) * len(A.space)) for x in (r, b))
+        r, b = A.project(r), A.project(b)
         inverse = _inverse(A, self.solver, cases.problem.constant_coefficient is not None)
         energies = [(x * inverse(x)).flatten(1).sum(1).clamp(min=0).sqrt() for x in (r, b)]
         return over_truth(energies[0], energies[1])
@@ -108,13 +113,18 @@ def _inverse(A: LinearOperator, solver: LinearSolver | None, shared: bool) -> Ca
         return lambda x: solver.solve(state, x, tol=1e-10, maxiter=10_000).x
     from scipy.sparse.linalg import splu
 
-    # With the null space of constants one unknown may be pinned to zero: rᵀ A⁻¹ r does not see the shift.
-    first = 1 if A.nullspace == "constant" else 0
     options = {"SymmetricMode": True}
 
-    def factor(i: int) -> Callable:
-        matrix = A.to_scipy(i).tocsc()[first:, first:]
-        return splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options).solve
+    def factor(i: int) -> tuple[np.ndarray, Callable]:
+        # With a null space of constants one unknown may be pinned to zero: rᵀ A⁻¹ r does not see the shift.
+        if isinstance(A, FaceOperator):
+            from sciops.numerics.components import regular_rows
+
+            keep = regular_rows(A, i)
+        else:
+            keep = np.arange(1 if A.nullspace == "constant" else 0, math.prod(A.space))
+        matrix = A.to_scipy(i).tocsr()[keep][:, keep].tocsc()
+        return keep, splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options=options).solve
 
     common = factor(0) if shared else None
 
@@ -122,8 +132,8 @@ def _inverse(A: LinearOperator, solver: LinearSolver | None, shared: bool) -> Ca
         flat = x.flatten(1)
         out = torch.zeros_like(flat)
         for i in range(len(flat)):
-            solve = common or factor(i)
-            out[i, first:] = torch.from_numpy(solve(flat[i, first:].cpu().numpy())).to(out)
+            keep, solve = common or factor(i)
+            out[i, keep] = torch.from_numpy(solve(flat[i].cpu().numpy()[keep])).to(out)
         return out.reshape(-1, *A.space)
 
     return apply

@@ -31,7 +31,8 @@ def openness(scene: Scene, grid: Grid, fractional: bool) -> list[Tensor]:
 
     Voxels: a face is open if both its cells have their centres outside the solids. Cut cells: share of the face where
     the level set, linear between nodes (on four triangles around the centre of a square face), is positive; second
-    order. Reference: Batty, Bertails, Bridson, ACM Trans. Graph. 26 (2007); Ng, Min, Gibou, J. Comput. Phys. 228 (2009).
+    order. References: Batty, Bertails, Bridson, ACM Trans. Graph. 26 (2007); Ng, Min, Gibou, J. Comput. Phys. 228
+    (2009).
     """
     band = 3.0 * max(1.0 / n for n in grid.shape)
     faces = []

@@ -101,7 +101,7 @@ def _factorised(A: LinearOperator, b: Tensor) -> tuple[Tensor, Tensor, list[Stat
         full = np.zeros(b[i].numel())
         full[keep] = x + correction
         u[i] = torch.from_numpy(full).reshape(b[i].shape).to(b)
-        errors.append(np.linalg.norm(correction) / max(np.linalg.norm(x), 1e-300))
+        errors.append(float(np.linalg.norm(correction)) / max(float(np.linalg.norm(x)), 1e-300))
     eps = torch.finfo(b.dtype).eps
     return A.project(u), torch.tensor(errors, dtype=torch.float64) + eps, [Status.OK] * A.n
 

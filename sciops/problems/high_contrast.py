@@ -166,12 +166,12 @@ class HighContrast(DiscreteProblem):
             components = [math.cos(turn), math.sin(turn), 0.0][: self.ndim]
             return [torch.full(one, v, dtype=torch.float64) for v in components]
         if self.orientation == "smooth":
-            turn = math.pi * _smooth_field(seed, grid, 0.3)
+            phi = math.pi * _smooth_field(seed, grid, 0.3)
             if self.ndim == 2:
-                return [torch.cos(turn), torch.sin(turn)]
+                return [torch.cos(phi), torch.sin(phi)]
             rise = torch.tanh(_smooth_field(case_seed(seed, 0, "rise"), grid, 0.3))  # sine of the latitude
             flat = torch.sqrt(1 - rise**2)
-            return [flat * torch.cos(turn), flat * torch.sin(turn), rise]
+            return [flat * torch.cos(phi), flat * torch.sin(phi), rise]
         blocks = (self.count,) * self.ndim if self.orientation == "blocks" else one
         n = torch.randn((self.ndim, *blocks), generator=draw, dtype=torch.float64)
         n = n / n.norm(dim=0)

@@ -23,7 +23,7 @@ def tensor_stencil(k: Sequence[Sequence[Tensor]], grid: Grid) -> Float[Tensor, "
     ndim, (n, *space) = len(k), k[0][0].shape
     places = offsets(ndim)
     stencil = k[0][0].new_zeros((n, len(places), *space))
-    origin = (0,) * ndim
+    origin: tuple[int, ...] = (0,) * ndim
     for sigma in product((-1, 1), repeat=ndim):
         for a, b in product(range(ndim), repeat=2):
             weight = k[a][b] * (sigma[a] * sigma[b] / (2**ndim * grid.spacing[a] * grid.spacing[b]))
@@ -35,7 +35,7 @@ def tensor_stencil(k: Sequence[Sequence[Tensor]], grid: Grid) -> Float[Tensor, "
                 # What leaves the box is a wall, where u = 0.
                 source, target = _inside(row, column, space)
                 place = places.index(tuple(q - p for p, q in zip(row, column, strict=True)))
-                stencil[(slice(None), place, *target)].add_(weight[(slice(None), *source)], alpha=sign * other)
+                stencil[:, place][target].add_(weight[source], alpha=sign * other)
     return stencil
 
 
@@ -47,7 +47,7 @@ def _inside(
     row: tuple[int, ...], column: tuple[int, ...], space: Sequence[int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Cells c for which c + row and c + column lie in the box, and the cells c + row."""
-    source, target = [], []
+    source, target = [slice(None)], [slice(None)]
     for p, q, size in zip(row, column, space, strict=True):
         first, last = max(0, -p, -q), size - max(0, p, q)
         source.append(slice(first, last))

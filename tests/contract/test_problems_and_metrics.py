@@ -10,7 +10,10 @@ from sciops.core.problem import DataOnly, Problem
 from sciops.metrics.base import evaluate
 from sciops.metrics.catalogue import CATALOGUE
 from sciops.problems.darcy import Darcy
+from sciops.problems.high_contrast import FAMILIES, HighContrast
 from sciops.problems.poisson import Poisson
+from sciops.problems.pressure import Pressure
+from sciops.problems.scenes import PARAMETERS
 
 PROBLEMS = [
     *(Poisson(ndim=d, condition=c, modes=8) for d in (1, 2, 3) for c in ("dirichlet", "neumann", "periodic")),
@@ -22,6 +25,10 @@ PROBLEMS = [
     Darcy(law="lognormal", ndim=1),
     Darcy(law="trigonometric"),
     DataOnly(),
+    *(Pressure(ndim=d, scene=s) for d in (2, 3) for s in PARAMETERS if s != "voxels"),
+    Pressure(scene="box", parameters={"walls": "solid"}),
+    Pressure(scene="free_surface", fractional=True, ghost_fluid=True, contrast=100.0),
+    *(HighContrast(ndim=d, family=f) for d in (2, 3) for f in FAMILIES),
 ]
 
 
