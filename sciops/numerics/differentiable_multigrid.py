@@ -23,6 +23,9 @@ COARSEST = 100
 SHIFT = 10.0
 """Added to the dense matrix, in units of rounding beside its diagonal: a null space stays large but positive."""
 
+CANCELLED = 1e-6
+"""Tilted weights whose sum is this small beside what it was are not brought back to it."""
+
 Rows = dict[tuple[int, Index], Tensor]
 """(class, offset) → stencil entry, or (class, corner) → interpolation weight; arrays (n, *blocks)."""
 
@@ -34,12 +37,12 @@ class Advice(NamedTuple):
     `relaxation` (n, 2^d, *blocks): over-relaxation ω ∈ (0, 2) of each point, classes in row-major order of parity.
     `tilt` (n, 3^d − 1, *blocks): logarithms t of multipliers e^t on the interpolation weights, in the order of
     `weight_keys`; the sum of the weights of a point does not change.
-    `scale` (n, *blocks): factor > 0 on the coarse correction at the even points.
+    `scale` (n,): factor > 0 of the coarse correction.
     """
 
     relaxation: Float[Tensor, "n p *k"]
     tilt: Float[Tensor, "n w *k"]
-    scale: Float[Tensor, "n *k"]
+    scale: Float[Tensor, " n"]
 
 
 Adviser = Callable[[Float[Tensor, "n k *s"]], Advice | None]
@@ -47,16 +50,14 @@ Adviser = Callable[[Float[Tensor, "n k *s"]], Advice | None]
 
 
 def weight_keys(ndim: int) -> list[tuple[int, Index]]:
-    """(class, corner) of all interpolation weights that are not at coarse points: 2 in 1-D, 8 in 2-D, 26 in 3-D."""
-    return [(class_number(p), corner) for p in parities(ndim)[1:] for corner in corners(p)]
+    """(class, corner) of the weights of points that are not coarse: 8 in 2-D, 26 in 3-D; edges, faces, bodies."""
+    return [(class_number(p), corner) for p in sorted(parities(ndim)[1:], key=sum) for corner in corners(p)]
 
 
 def neutral_advice(n: int, blocks: Index, like: Tensor) -> Advice:
     """The advice that changes nothing."""
     ndim = len(blocks)
-    return Advice(
-        like.new_ones((n, 2**ndim, *blocks)), like.new_zeros((n, 3**ndim - 1, *blocks)), like.new_ones((n, *blocks))
-    )
+    return Advice(like.new_ones((n, 2**ndim, *blocks)), like.new_zeros((n, 3**ndim - 1, *blocks)), like.new_ones(n))
 
 
 def to_blocks(x: Float[Tensor, "*lead_space"], ndim: int) -> Tensor:
@@ -113,8 +114,8 @@ class Ghosted:
 def interpolation(rows: Rows, ndim: int, tilt: Tensor | None = None) -> Rows:
     """Weights W[p, c] as in `galerkin.interpolation`, tilted where there is advice, edges before faces before bodies.
 
-    w_c ← w_c e^{t_c} + (Σ w − Σ w e^t) |w_c| e^{t_c} / Σ |w| e^t, which keeps Σ w whatever the signs: constants stay
-    where they were interpolated exactly.
+    w_c ← w_c e^{t_c} · Σ w / Σ w e^t, which keeps Σ w: constants stay where they were interpolated exactly. Points
+    whose new sum nearly cancels (weights of both signs) keep their weights.
     """
     centre = (0,) * ndim
     like = rows[0, centre]
@@ -229,16 +230,17 @@ class DifferentiableLevel:
         return out
 
     def restrict(self, r: list[Tensor]) -> Tensor:
-        """S Pᵀ r on the even points."""
+        """Pᵀ r on the even points."""
         total = r[0]
         for (k, corner), weight in self.weights.items():
             if k:
                 total = total + shift(weight * r[k], tuple(-c for c in corner))
-        return total if self.scale is None else self.scale * total
+        return total
 
     def prolong(self, x: list[Tensor], e: Tensor) -> list[Tensor]:
-        """x + P S e."""
-        e = e if self.scale is None else self.scale * e
+        """x + s P e."""
+        if self.scale is not None:
+            e = e * self.scale.reshape(-1, *(1,) * self.ndim)
         ghosts, new = Ghosted(self.ndim), list(x)
         ghosts.put(0, e)
         new[0] = new[0] + e
@@ -287,7 +289,7 @@ class DifferentiableHierarchy:
 
 @dataclass(frozen=True)
 class DifferentiableMultigrid:
-    """z = B r, B = V + (I − WᵀA) P S A_c⁻¹ S Pᵀ (I − AW), V = W + Wᵀ − WᵀAW, with gradients to all that is advised.
+    """z = B r, B = V + (I − WᵀA) P s A_c⁻¹ Pᵀ (I − AW), V = W + Wᵀ − WᵀAW, with gradients to all that is advised.
 
     W is `sweeps` forward sweeps of coloured over-relaxation (classes of even parity first), Wᵀ the backward ones, P the
     operator-dependent interpolation of `galerkin` with tilted weights, A_c = PᵀAP, recursively the same cycle.
@@ -326,8 +328,8 @@ def stencil_of(A: LinearOperator) -> StencilOperator:
         A = A.stencil_operator()
     if not isinstance(A, StencilOperator) or A.radius != 1 or any(A.periodic):
         raise UsageError(
-            f"This multigrid needs a FaceOperator or a bounded StencilOperator of radius 1; got {type(A).__name__}; use "
-            "Multigrid for periodic boxes and conjugate gradients with Jacobi for the rest."
+            f"This multigrid needs a FaceOperator or a bounded StencilOperator of radius 1; got {type(A).__name__}; "
+            "use Multigrid for periodic boxes and conjugate gradients with Jacobi for the rest."
         )
     return A
 
@@ -367,12 +369,12 @@ def _far(resistance: Tensor, step: Index) -> Tensor:
 
 
 def _tilted(weights: dict[Index, Tensor], tilts: dict[Index, Tensor]) -> dict[Index, Tensor]:
-    factors = {corner: torch.exp(t) for corner, t in tilts.items()}
-    raised = {corner: w * factors[corner] for corner, w in weights.items()}
-    sizes = {corner: w.abs() for corner, w in raised.items()}
-    missing = _total(weights) - _total(raised)
-    share = missing / _total(sizes).clamp(min=torch.finfo(missing.dtype).tiny)
-    return {corner: torch.addcmul(w, share, sizes[corner]) for corner, w in raised.items()}
+    raised = {corner: w * torch.exp(tilts[corner]) for corner, w in weights.items()}
+    before, after = _total(weights), _total(raised)
+    usable = after.abs() > CANCELLED * before.abs()
+    back = torch.where(usable, before / torch.where(usable, after, 1.0), 0.0)
+    usable = back != 0
+    return {corner: torch.where(usable, w * back, weights[corner]) for corner, w in raised.items()}
 
 
 def _total(terms: dict[Index, Tensor]) -> Tensor:
