@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -55,16 +55,16 @@ class HighContrast(DiscreteProblem):
     """
 
     ndim: int = 2
-    family: Literal["lognormal", "white_lognormal", "inclusions", "channels", "anisotropy"] = "lognormal"
+    family: str = "lognormal"
     sigma: float | None = None
     contrast: float | None = None
     length: float = 0.1
     width: float = 0.01
     count: int = 4
     mixed: bool = False
-    orientation: Literal["constant", "blocks", "smooth"] = "constant"
+    orientation: str = "constant"
     angle: float | None = None
-    forcing: Literal["white", "smooth"] = "white"
+    forcing: str = "white"
 
     outputs = (Channel("u", interpolation="linear"),)
     label_order = 1.0

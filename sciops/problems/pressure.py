@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -54,7 +54,7 @@ class Pressure(DiscreteProblem):
     fractional: bool = False
     ghost_fluid: bool = False
     contrast: float = 1.0
-    forcing: Literal["white", "velocity", "ones"] | None = None
+    forcing: str | None = None
 
     outputs = (Channel("p", interpolation="linear"),)
     label_order = 1.0
