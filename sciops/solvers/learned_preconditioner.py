@@ -15,9 +15,13 @@ from sciops.core.linear import LinearOperator, LinearSolution
 from sciops.core.problem import Problem
 from sciops.core.solver import Solver
 from sciops.numerics.flexible_cg import Apply, FlexibleCG
+from sciops.numerics.guards import Unknowns, unit
 from sciops.numerics.reductions import inner, wide
 from sciops.solvers.discrete import Discrete
 from sciops.solvers.warm import Assisted
+
+DAMPING = 0.8
+"""Jacobi weight that suits the rough modes of second-order stencils in 2-D."""
 
 
 class LearnedPreconditioner(Assisted):
@@ -27,12 +31,15 @@ class LearnedPreconditioner(Assisted):
     operator that was trained with a varying forcing is a map r ↦ z ≈ A⁻¹r. The residual enters scaled to the root mean
     square of the case's own forcing, where the network was trained; guards and stop are those of `FlexibleCG`.
     `forcing`: the input channel that the right-hand side is linear in, point by point (checked).
-    `window`, `guard`, `normalise`: see FlexibleCG. `warm`: start from the operator's own answer as well.
+    `sweeps`: damped Jacobi sweeps on A z = r after the forward, which take out the rough error that networks leave.
+    `window`, `guard`: see FlexibleCG. `warm`: start from the operator's own answer as well.
     stats: iterations, network_calls, fallbacks. The comparison counts iterations_saved against the same method with
     its Jacobi fallback alone.
-    Cost: one forward per step. Helps while the residual looks like the training forcings; after a few digits it does
-    not, and the guard falls back. Problems whose forcing never varied in training (constant f) are an error.
-    References: Kaneda et al., ICML 2023; Rudikov et al., ICML 2024.
+    Cost per step: one forward and `sweeps` + 1 products. Helps while the residual looks like the training forcings;
+    after a few digits it does not, and the guard falls back. Problems whose forcing never varied in training (constant
+    f) are an error.
+    References: Kaneda et al., ICML 2023; Rudikov et al., ICML 2024; Zhang et al., Nat. Mach. Intell. 6 (2024), for
+    networks between relaxations.
     """
 
     def __init__(
@@ -41,6 +48,7 @@ class LearnedPreconditioner(Assisted):
         forcing: str = "f",
         window: int | None = 2,
         guard: float = 1e-3,
+        sweeps: int = 2,
         warm: bool = False,
         resolution: float = 1.0,
         tol: float = 1e-8,
@@ -50,7 +58,7 @@ class LearnedPreconditioner(Assisted):
     ) -> None:
         linear = FlexibleCG(None, window=window, guard=guard)
         super().__init__(operator, linear, seed, resolution=resolution, tol=tol, maxiter=maxiter, batch=batch)
-        self.forcing, self.warm = forcing, warm
+        self.forcing, self.sweeps, self.warm = forcing, sweeps, warm
 
     @property
     def method(self) -> str:
@@ -72,7 +80,8 @@ class LearnedPreconditioner(Assisted):
 
     def solve_cases(self, state: Any, cases: Cases, b: Tensor, tol: float, maxiter: int) -> LinearSolution:
         self._check_forcing()
-        apply = Apply(self._map(cases))
+        forward = self._map(cases)
+        apply = Apply(lambda r: self._smoothed(state.unknowns, forward(r).to(r), r))
         x0 = None
         if self.warm:
             x0 = cases.problem.unknowns(cases.domain, self.answer_of_first(cases, cases.domain).to(b))
@@ -113,6 +122,22 @@ class LearnedPreconditioner(Assisted):
             return problem.unknowns(grid, self.answer_of_first(self._with(bare, column, f), grid))
 
         return apply
+
+    def _smoothed(self, unknowns: Unknowns, z: Tensor, r: Tensor) -> Tensor:
+        """z, scaled by an exact line search, after damped Jacobi sweeps on A z = r."""
+        if self.sweeps < 1 or unknowns.diagonal is None:
+            return z
+        z, _ = unit(unknowns.clean(z))
+        product = unknowns.A.matvec(z)
+        a = inner(z, product)
+        step = wide(torch.where(a > 0, inner(z, r) / torch.where(a > 0, a, 1.0), 0.0), z)
+        z, product = step * z, step * product
+        inverse = torch.where(unknowns.diagonal > 0, DAMPING / unknowns.diagonal, 0.0)
+        for sweep in range(self.sweeps):
+            z = z + inverse * (r - product)
+            if sweep + 1 < self.sweeps:
+                product = unknowns.A.matvec(z)
+        return z
 
     @staticmethod
     def _with(cases: Cases, column: int, value: Tensor | float) -> Cases:
