@@ -8,7 +8,7 @@ import numpy as np
 from sciops.core.errors import UsageError
 from sciops.core.linear import LinearOperator, require_tags
 from sciops.solvers.discrete import Discrete
-from sciops.solvers.scipy_systems import Answer, CaseByCase, SolveOne
+from sciops.solvers.scipy_systems import Answer, CaseByCase, Rows, SolveOne
 
 METHODS = ("ruge_stuben", "smoothed_aggregation")
 
@@ -30,7 +30,11 @@ class Pyamg(CaseByCase):
         import pyamg
 
         require_tags(A, self.requires, "PyamgCG")
-        matrix = A.to_scipy(i).tocsr()
+        rows = Rows(A, i)
+        whole = A.nullspace != "components"
+        matrix = rows.whole if whole else rows.regular
+        if not matrix.shape[0]:
+            return rows.on_regular(lambda b, x0, tol, maxiter: (b, 0))
         build = pyamg.ruge_stuben_solver if self.method == "ruge_stuben" else pyamg.smoothed_aggregation_solver
         hierarchy = build(matrix)
 
@@ -42,11 +46,17 @@ class Pyamg(CaseByCase):
                 steps = max(len(history) - 1, 0)
                 if A.nullspace == "constant" and np.linalg.norm(b - matrix @ x) > tol * np.linalg.norm(b):
                     # PyAMG stops when rounding makes a singular system look indefinite: finish with plain cycles.
-                    x = hierarchy.solve(b, x0=x - x.mean(), tol=tol, maxiter=maxiter - steps, residuals=history)
+                    x = hierarchy.solve(
+                        b,
+                        x0=x - x.mean(),
+                        tol=tol,
+                        maxiter=maxiter - steps,
+                        residuals=history,
+                    )
                     steps = len(history) - 1
             return x, steps
 
-        return solve_one
+        return rows.on_whole(solve_one) if whole else rows.on_regular(solve_one)
 
 
 class PyamgCG(Discrete):

@@ -1,11 +1,8 @@
 """Sparse LU factorisation (SuperLU through SciPy)."""
 
-import numpy as np
-
-from sciops.core.face_operator import FaceOperator
 from sciops.core.linear import LinearOperator
 from sciops.solvers.discrete import Discrete
-from sciops.solvers.scipy_systems import Answer, CaseByCase, SolveOne
+from sciops.solvers.scipy_systems import CaseByCase, Rows, SolveOne
 
 
 class SuperLU(CaseByCase):
@@ -20,29 +17,15 @@ class SuperLU(CaseByCase):
     def prepare(self, A: LinearOperator, i: int) -> SolveOne:
         from scipy.sparse.linalg import splu
 
-        matrix = A.to_scipy(i).tocsc()
-        rows: np.ndarray | None = None
-        if isinstance(A, FaceOperator):
-            from sciops.numerics.components import regular_rows
-
-            rows = regular_rows(A, i)
-        elif A.nullspace == "constant":
-            rows = np.arange(matrix.shape[0] - 1)
-        if rows is not None:
-            matrix = matrix.tocsr()[rows][:, rows].tocsc()
+        rows = Rows(A, i)
+        if not len(rows.regular_rows):
+            return rows.on_regular(lambda b, x0, tol, maxiter: (b, 1))
+        matrix = rows.regular.tocsc()
         if {"symmetric", "positive"} <= A.tags:
             factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
         else:
             factors = splu(matrix)
-
-        def solve_one(b: np.ndarray, x0: np.ndarray | None, tol: float, maxiter: int) -> Answer:
-            if rows is None:
-                return factors.solve(b), 1
-            x = np.zeros_like(b)
-            x[rows] = factors.solve(b[rows])
-            return x, 1
-
-        return solve_one
+        return rows.on_regular(lambda b, x0, tol, maxiter: (factors.solve(b), 1))
 
 
 class SparseDirect(Discrete):

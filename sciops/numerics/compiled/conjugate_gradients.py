@@ -40,41 +40,36 @@ def conjugate_gradients(
     p ← z + β p;  α = rᵀz/pᵀA p;  x ← x + α p;  r ← r − α A p;  z ≈ A⁻¹ r;  β = zᵀ(r − r_old)/(r_old)ᵀz_old.
     β is Polak–Ribière's: equal to the usual one for an exact symmetric preconditioner, and harmless for one in single
     precision. Since r − r_old = −α A p no old residual is kept. b, x and z are projected off the null space.
-    Work happens on the residual divided by a power of two near ‖b − A x0‖, which moves no rounding and keeps
-    single-precision preconditioners in range. Memory: 5 vectors.
+    Everything is divided by a power of two near max |b| first, which moves no rounding and keeps single-precision
+    preconditioners in range. Memory: 5 vectors.
     Ends NONFINITE if b or a product is not finite, DIVERGED if pᵀA p ≤ 0 or rᵀz ≤ 0 (A or the preconditioner is not
     positive definite), MAX_ITER if the limit came first or the true residual is above 10 tol.
     Reference: Notay, SIAM J. Sci. Comput. 22 (2000) 1444; Golub, Ye, SIAM J. Sci. Comput. 21 (1999) 1305.
     """
-    b = np.array(b, dtype=np.float64, order="C")
+    peak = float(np.abs(b).max(initial=0.0))
+    unit = math.ldexp(1.0, math.frexp(peak)[1]) if math.isfinite(peak) and peak > 0 else 1.0
+    b = np.divide(b, unit, dtype=np.float64, order="C")
     system.project(b)
-    r = np.empty_like(b)
+    scale = float(np.linalg.norm(b))
     x = np.zeros_like(b)
     if x0 is None:
-        r[...] = b
-        start = float(np.vdot(b, b))
+        r, size = b.copy(), scale
     else:
-        x0 = np.array(x0, dtype=np.float64, order="C")
+        x0 = np.divide(x0, unit, dtype=np.float64, order="C")
         system.project(x0)
-        start = system.residual(x0, b, r)
-    scale = float(np.linalg.norm(b))
-    out = Outcome(x if x0 is None else x0, 0)
-    if not (math.isfinite(start) and math.isfinite(scale)):
-        out.status, out.residual, out.history = Status.NONFINITE, math.nan, [math.nan]
-        out.x = np.full_like(b, np.nan)
-        return out
-    size, goal = math.sqrt(start), tol * scale
-    relative = 1.0 / scale if scale > 0 else 1.0
-    out.history.append(size * relative)
-    unit = math.ldexp(1.0, math.frexp(size)[1]) if size > 0 else 1.0
-    r /= unit
-    out.status = _iterate(system, precondition, x, r, size / unit, goal / unit, relative * unit, maxiter, scale, out)
-    x *= unit
+        r = np.empty_like(b)
+        size = math.sqrt(system.residual(x0, b, r))
+    if not (math.isfinite(size) and math.isfinite(scale)):
+        return Outcome(np.full_like(b, np.nan), 0, [math.nan], Status.NONFINITE, math.nan)
+    relative = 1.0 / scale if scale > 0 else unit
+    goal = tol * scale
+    out = Outcome(x, 0, [size * relative])
+    out.status = _iterate(system, precondition, x, r, size, goal, max(size, scale) * GROWTH, relative, maxiter, out)
     if x0 is not None:
         x += x0
     system.project(x)
-    out.x = x
     final = math.sqrt(system.residual(x, b, r))
+    x *= unit
     out.residual = final * relative
     out.applications = out.iterations + 1 + (x0 is not None)
     if not math.isfinite(final):
@@ -91,15 +86,14 @@ def _iterate(
     r: np.ndarray,
     size: float,
     goal: float,
+    ceiling: float,
     relative: float,
     maxiter: int,
-    scale: float,
     out: Outcome,
 ) -> Status:
-    """Advance x, r in place; sizes are in the scaled unit, `relative` turns them into ‖r‖/‖b‖."""
+    """Advance x and r in place until ‖r‖ ≤ goal or > ceiling; `relative`·‖r‖ goes into the history."""
     if size <= goal:
         return Status.OK
-    ceiling = GROWTH * max(size, 1.0 / relative if scale > 0 else 0.0)
     z = np.empty_like(r) if precondition is not None else r
     p, q = np.zeros_like(r), np.zeros_like(r)
     flat_r, flat_z, flat_p, flat_q, flat_x = (a.reshape(-1) for a in (r, z, p, q, x))
