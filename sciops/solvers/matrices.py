@@ -120,7 +120,7 @@ def solve(
     A = matrix if isinstance(matrix, LinearOperator) else as_operator(matrix, shape)
     if linear is None:
         if {"symmetric", "positive"} <= A.tags:
-            linear = FlexibleCG(Jacobi())
+            linear = FlexibleCG(Jacobi() if _knows_diagonal(A) else None)
         else:
             linear = Minres() if "symmetric" in A.tags else FGMRES(restart=60)
     size = math.prod(A.space)
@@ -157,6 +157,10 @@ def as_preconditioner(
 
     size = math.prod(A.space)
     return scipy.sparse.linalg.LinearOperator((size, size), matvec=apply, dtype=np.float64)
+
+
+def _knows_diagonal(A: LinearOperator) -> bool:
+    return not isinstance(A, MatrixOperator) or scipy.sparse.issparse(A.matrix)
 
 
 def _columns(v: np.ndarray, A: LinearOperator) -> Tensor:
