@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,7 +25,8 @@ from sciops.problems.discrete_problem import DiscreteProblem
 from sciops.problems.scenes import random_balls, window
 from sciops.problems.tensor_stencil import tensor_stencil
 
-FAMILIES = ("lognormal", "white_lognormal", "inclusions", "channels", "anisotropy")
+SCALAR = ("lognormal", "white_lognormal", "inclusions", "channels")
+FAMILIES = (*SCALAR, "anisotropy", "any")
 ORIENTATIONS = ("constant", "blocks", "smooth")
 OWN_SIGMA = {"white_lognormal": 2.0}
 OWN_CONTRAST = {"inclusions": 1e3, "channels": 1e4, "anisotropy": 1e-2}
@@ -45,6 +46,7 @@ class HighContrast(DiscreteProblem):
       cells (2 in 3-D) so that they stay connected, else 1
     * `anisotropy`: R diag(1, c[, c]) Rᵀ with c = `contrast` (10⁻²); direction one per case (`constant`, or `angle` in
       degrees in the plane xy), one in each of `count`² … blocks, or varying smoothly
+    * `any`: one of the first four with its own `sigma` and `contrast`, by the seed
 
     Finite volumes on cells. Scalar K: harmonic means on faces, 2K/h² on walls (`FaceOperator`). Tensor K: the Hessian
     of an energy of one-sided gradients, symmetric positive by construction (`tensor_stencil`; 9 or 19 points).
@@ -123,6 +125,9 @@ class HighContrast(DiscreteProblem):
 
     def _coefficient(self, seed: int, grid: Grid) -> list[Tensor]:
         """log K, or the upper triangle of K, in float64."""
+        if self.family == "any":
+            family = SCALAR[case_seed(seed, 0, "family") % len(SCALAR)]
+            return replace(self, family=family, sigma=None, contrast=None)._coefficient(seed, grid)
         assert self.sigma is not None and self.contrast is not None
         if self.family == "lognormal":
             return [_smooth_field(seed, grid, self.length).mul_(self.sigma)]
