@@ -6,7 +6,6 @@ from typing import Literal
 import numpy as np
 
 from sciops.core.errors import UsageError
-from sciops.core.face_operator import FaceOperator
 from sciops.core.linear import LinearOperator
 from sciops.core.stencil_operator import StencilOperator
 from sciops.numerics.compiled.aggregation import AggregationCycle
@@ -34,7 +33,7 @@ class BoxMultigrid(CompiledCG):
     """
 
     method_choice: Literal["auto", "box"] = "auto"
-    options: BoxOptions = BoxOptions()
+    options: BoxOptions | None = None
     advice: Advice | None = None
 
     def __post_init__(self) -> None:
@@ -55,9 +54,8 @@ class BoxMultigrid(CompiledCG):
         return A
 
     def build(self, system: System, A: LinearOperator, i: int) -> Precondition:
-        if self.method_choice == "auto" and isinstance(A, FaceOperator) and isinstance(system, FaceSystem):
-            if is_uniform(system):
-                return AggregationCycle(system, 2, 2.0, np.float32)
+        if self.method_choice == "auto" and isinstance(system, FaceSystem) and is_uniform(system):
+            return AggregationCycle(system, 2, 2.0, np.float32)
         return BoxHierarchy(BoxMatrix.from_operator(A, i), self.options, self.advice)
 
 

@@ -205,10 +205,10 @@ class BoxHierarchy:
                 matrix.inside(relaxation)[...] = np.clip(advice.relaxation, 1e-3, 2 - 1e-3).reshape(matrix.space)
         else:
             relaxation *= self.options.damping
-            lower, pivots = np.empty_like(matrix.off), np.empty_like(matrix.diag)
-            plan = matrix.plan
-            tables = plan.slots, plan.offsets, plan.pairs, 1.0
-            factorise(matrix.off, matrix.diag, *tables, matrix.gz, matrix.space, lower, pivots)
+            lower, pivots = matrix.off.copy(), matrix.diag.copy()
+            flat = lower.reshape(len(lower), -1), pivots.reshape(-1)
+            strides = np.array([s // matrix.diag.itemsize for s in matrix.diag.strides])
+            factorise(matrix.diag.reshape(-1), matrix.plan.offsets @ strides, matrix.plan.pairs, pivots.size, *flat)
             lower = lower.astype(self.dtype)
         inverse = np.divide(relaxation, pivots, out=np.zeros_like(pivots), where=matrix.diag > 0)
         return lower, inverse.astype(self.dtype)

@@ -18,38 +18,34 @@ FAST = {"contract", "nsz"}
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
-def factorise(off, diag, slots, offsets, pairs, share, gz, space, lower, pivots):
-    """lower, pivots ← the factor of this matrix (all with ghosts). `pairs`: entries m < n and the one between them."""
-    nz, ny, nx = space
-    lower[:] = off
-    pivots[:] = diag
-    count = offsets.shape[0]
-    for kk in range(nz):
-        for jj in range(ny):
-            k, j = kk + gz, jj + 1
-            for i in range(1, nx + 1):
-                if diag[k, j, i] <= 0:
-                    continue
-                # Rounding alone can bring a pivot below zero; rows without links keep their diagonal.
-                pivot = max(pivots[k, j, i], 1e-8 * diag[k, j, i])
-                pivots[k, j, i] = pivot
-                back = 1.0 / pivot
-                for n in range(pairs.shape[0]):
-                    m, other, between = pairs[n]
-                    f = lower[m, k, j, i] * lower[other, k, j, i] * back
-                    if f == 0:
-                        continue
-                    z, y, x = k + offsets[m, 0], j + offsets[m, 1], i + offsets[m, 2]
-                    if between >= 0:
-                        lower[between, z, y, x] -= f
-                    else:
-                        zz, yy, xx = k + offsets[other, 0], j + offsets[other, 1], i + offsets[other, 2]
-                        pivots[z, y, x] += share * abs(f)
-                        pivots[zz, yy, xx] += share * abs(f)
-                for m in range(count):
-                    v = lower[m, k, j, i]
-                    pivots[k + offsets[m, 0], j + offsets[m, 1], i + offsets[m, 2]] -= v * v * back
-                    lower[m, k, j, i] = v * back
+def factorise(diag, reach, pairs, size, lower, pivots):
+    """Turn `lower` (entries, cells), the couplings, and `pivots` (cells), the diagonal, into the factor, in place.
+
+    Arrays with ghosts, flattened: entry m of cell i leads to cell i + reach[m]. `pairs`: entries m < n and the one that
+    couples the cells they lead to, −1 if there is none. `size`: cells up to the last one with a row.
+    """
+    count = reach.shape[0]
+    here = np.zeros(count, dtype=lower.dtype)
+    for i in range(size):
+        if diag[i] <= 0:
+            continue
+        # Rounding alone can bring a pivot below zero; rows without links keep their diagonal.
+        pivot = max(pivots[i], 1e-8 * diag[i])
+        pivots[i] = pivot
+        back = 1.0 / pivot
+        for m in range(count):
+            v = lower[m, i]
+            here[m] = v
+            lower[m, i] = v * back
+            pivots[i + reach[m]] -= v * v * back
+        for n in range(pairs.shape[0]):
+            m, between = pairs[n, 0], pairs[n, 2]
+            f = here[m] * here[pairs[n, 1]] * back
+            if between >= 0:
+                lower[between, i + reach[m]] -= f
+            else:
+                pivots[i + reach[m]] += abs(f)
+                pivots[i + reach[pairs[n, 1]]] += abs(f)
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")

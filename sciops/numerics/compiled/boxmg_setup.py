@@ -8,15 +8,16 @@ import numpy as np
 from numba import njit
 
 FAST = {"contract", "reassoc", "nsz"}
-NO_LINK = 1e-300
+NO_LINK = 1e-50
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
 def _read_rows(off, diag, slots, k, j, px, nx, rows, count):
     """Full stencils of the points 2I + px of one fine row: rows[o, I + 1]."""
     filled = min(count, (nx - px + 1) // 2)
+    centre = diag[k, j, px + 1 :]
     for i in range(filled):
-        rows[13, i + 1] = diag[k, j, 2 * i + px + 1]
+        rows[13, i + 1] = centre[2 * i]
     for i in range(filled, count):
         rows[13, i + 1] = 0
     for m in range(13):
@@ -25,11 +26,11 @@ def _read_rows(off, diag, slots, k, j, px, nx, rows, count):
             continue
         number = 14 + m
         dz, dy, dx = number // 9 - 1, number // 3 % 3 - 1, number % 3 - 1
-        ahead, behind = off[s, k, j], off[s, k - dz, j - dy]
-        shift = px + 1 - dx
+        # Slices that start where the loop does: an index that might be negative would keep it from being vectorised.
+        ahead, behind = off[s, k, j, px + 1 :], off[s, k - dz, j - dy, px + 1 - dx :]
         for i in range(filled):
-            rows[14 + m, i + 1] = ahead[2 * i + px + 1]
-            rows[12 - m, i + 1] = behind[2 * i + shift]
+            rows[14 + m, i + 1] = ahead[2 * i]
+            rows[12 - m, i + 1] = behind[2 * i]
         for i in range(filled, count):
             rows[14 + m, i + 1] = 0
             rows[12 - m, i + 1] = 0
@@ -135,7 +136,7 @@ def _add_detours(off, slots, k, j, px, nx, count, parity, rows, collapsed):
                     b = -_entry(off, slots, k + tz, j + ty, x + tx, hz, hy, hx)
                     c = -_entry(off, slots, k + hz, j + hy, x + hx, tz, ty, tx)
                     if b > NO_LINK and c > NO_LINK:
-                        path = 1.0 / (1.0 / a + 1.0 / b + 1.0 / c)
+                        path = a * b * c / (a * b + b * c + c * a)
                         target[i + 1] -= path
                         centre[i + 1] += path
 
@@ -165,19 +166,19 @@ def galerkin(
                         for i in range(1, cx + 1):
                             target[i] += entry[i]
                     else:
-                        near = weights[weight, kc + sz + gz, jc + sy + 1]
-                        for i in range(1, cx + 1):
-                            target[i] += entry[i] * near[i + sx]
+                        near = weights[weight, kc + sz + gz, jc + sy + 1, sx + 1 :]
+                        for i in range(cx):
+                            target[i + 1] += entry[i + 1] * near[i]
                 for n in range(restrict_start[p], restrict_start[p + 1]):
                     weight, z, y, x, reach, entry_number = restrict[n]
-                    row, source = out[entry_number, kc + z + gz, jc + y + 1], product[reach]
+                    row, source = out[entry_number, kc + z + gz, jc + y + 1, x:], product[reach]
                     if weight < 0:
                         for i in range(1, cx + 1):
                             row[i] += source[i]
                     else:
                         back = weights[weight, kc + gz, jc + 1]
                         for i in range(1, cx + 1):
-                            row[i + x] += back[i] * source[i]
+                            row[i] += back[i] * source[i]
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
@@ -196,6 +197,6 @@ def row_sums(off, diag, slots, gz, space, out):
                     continue
                 number = 14 + m
                 dz, dy, dx = number // 9 - 1, number // 3 % 3 - 1, number % 3 - 1
-                ahead, behind = off[s, k, j], off[s, k - dz, j - dy]
-                for i in range(1, nx + 1):
-                    row[i] += ahead[i] + behind[i - dx]
+                ahead, behind = off[s, k, j, 1:], off[s, k - dz, j - dy, 1 - dx :]
+                for i in range(nx):
+                    row[i + 1] += ahead[i] + behind[i]
