@@ -28,7 +28,7 @@ from sciops.solvers.operator import model_file
 from sciops.solvers.operator_facts import check_net, dtype_of
 
 NETWORK = "sciops.models.dcdm.DCDM"
-LOSS = "sciops.solvers.direction_losses.ResidualContraction"
+LOSS = "sciops.solvers.direction_losses.EnergyContraction"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class ConjugateDirections(GridSolver):
 
     net       {class_path, init_args} or a module; None is the published "64" network without biases; ndim comes from
               the problem
-    loss      of `sciops.solvers.direction_losses`: ResidualContraction (published) or EnergyContraction
+    loss      of `sciops.solvers.direction_losses`: EnergyContraction, or ResidualContraction as published; the latter
+              has no upper bound and with `harvest` the few residuals that it makes worse rule the training
     window    directions kept; 2 as published
     steps, batch_size, lr, seed   optimiser steps of so many systems each, one-cycle with its peak at lr
     harvest   train on residuals after up to so many solver steps as well; 0: on b = A x alone

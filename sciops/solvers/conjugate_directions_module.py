@@ -30,7 +30,8 @@ class ConjugateDirectionsModule(pl.LightningModule):
     lr, schedule, pct_start, div_factor, final_div_factor   Adam; "onecycle_step" with its peak at lr, or "constant"
     harvest    train on residuals of the running solver too: in every second batch, b becomes the residual after
                1 … `harvest` steps of flexible CG with the network as it is, from x₀ = 0 (their x is known where the
-               batch's is). Needed off the box: Krylov residuals look like no random right-hand side. 0: never
+               batch's is). Krylov residuals look like no random right-hand side, and where smooth error is left the
+               published loss exceeds 1 by far: use EnergyContraction with it. 0: never
     seed       of the initial weights and of the harvest
 
     Logs train_loss; in validation val_loss (monitored), val_rel_l2 = ‖b − αAf‖/‖b‖ after one step along f and, where x

@@ -50,9 +50,18 @@ class EpochLog(Callback):
             print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {facts}", flush=True)
 
 
-def checkpoints(folder: Path, monitor: str = MONITOR) -> ModelCheckpoint:
+class BestAndLast(ModelCheckpoint):
+    """ModelCheckpoint whose `last.ckpt` follows every epoch; Lightning 2.6 writes it beside a new best alone."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        if not self._should_skip_saving_checkpoint(trainer):  # true where this step was saved
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def checkpoints(folder: Path, monitor: str = MONITOR) -> BestAndLast:
     """`best.ckpt` by the smallest `monitor` on the validation split, and `last.ckpt` after every epoch."""
-    return ModelCheckpoint(
+    return BestAndLast(
         dirpath=folder,
         filename="best",
         monitor=monitor,
