@@ -43,6 +43,7 @@ class Row:
     parameters: int = 0
     fit_seconds: float = 0.0
     setup_seconds: float = 0.0
+    matrix_setup_seconds: float | None = None  # of one case's own matrix: part of its latency
     latency: dict[str, float] | None = None
     throughput: dict[str, float] | None = None
     memory_bytes: float | None = None
@@ -120,7 +121,7 @@ class Results:
                         values[name] = Score(timing["median"], timing["low"], timing["high"], note)
                 if row.memory_bytes is not None:
                     values["peak_memory_bytes"] = Score(row.memory_bytes)
-                for name in ("iterations", "iterations_saved"):
+                for name in ("iterations", "iterations_saved", "matrix_setup_seconds"):
                     if getattr(row, name) is not None:
                         values[name] = Score(getattr(row, name))
                 for name, (value, note) in facts.get(row.key, {}).items():

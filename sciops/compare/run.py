@@ -18,7 +18,7 @@ from sciops.compare.sources import Splits
 from sciops.core.dataset import Dataset
 from sciops.core.errors import UsageError
 from sciops.core.field import Field
-from sciops.core.solver import Budget, Solver
+from sciops.core.solver import Budget, Solution, Solver
 from sciops.metrics.base import Metric
 from sciops.metrics.catalogue import named
 
@@ -148,6 +148,8 @@ class Comparison:
                 t = timings[row.key]
                 found = {k: v / n for k, v in t.as_dict().items() if k != "repeats"} | {"repeats": float(t.repeats)}
                 setattr(row, attribute, found)
+                if attribute == "latency":
+                    row.matrix_setup_seconds = _matrix_setup(calls[row.key])
         for row in timed:
             self._store(row)
 
@@ -279,6 +281,13 @@ def compare(plan: Plan, splits: Splits, out: Path, say: Say) -> Results:
         truth_residual=truth_residual(splits.test, plan.batch, plan.test_cases) if "residual" in plan.metrics else None,
         provenance=facts,
     )
+
+
+def _matrix_setup(call: Callable[[], object]) -> float | None:
+    """Seconds of one more call that went into what depends on the matrix of the case alone, where it is known."""
+    solution = call()
+    seconds = solution.stats.get("matrix_setup_seconds") if isinstance(solution, Solution) else None
+    return None if seconds is None else float(seconds)
 
 
 def _slug(name: str) -> str:

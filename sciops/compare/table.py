@@ -11,6 +11,9 @@ from sciops.compare.results import Results, Row, noisy
 
 Line = dict[str, str]
 
+OPTIONAL = ("of which matrix set-up", "iterations", "iterations saved")
+"""Columns of the cost table that are left out where no solver has anything to say."""
+
 ACCURACY = {"rel_l2": "rel L²", "rel_l2_median": "median", "rel_l2_p95": "p95", "rel_h1": "rel H¹"}
 
 
@@ -21,9 +24,7 @@ def main_tables(results: Results) -> dict[str, list[Line]]:
     order = sorted(groups, key=lambda name: _sort_value(groups[name], results.headline))
     return {
         "Accuracy": [_accuracy(name, groups[name], results, facts) for name in order],
-        "Cost": _without_empty(
-            [_cost(name, groups[name], facts) for name in order], ("iterations", "iterations saved")
-        ),
+        "Cost": _without_empty([_cost(name, groups[name], facts) for name in order], OPTIONAL),
     }
 
 
@@ -91,6 +92,7 @@ def _cost(name: str, rows: list[Row], facts: Facts) -> Line:
     line: Line = {
         "solver": name,
         "latency (n = 1)": _clock(_median_timing([row.latency for row in rows])),
+        "of which matrix set-up": _seconds(_mean([row.matrix_setup_seconds for row in rows])).replace("—", ""),
         "per case, batched": _clock(_median_timing([row.throughput for row in rows])),
         "set-up": _seconds(_mean([row.setup_seconds for row in rows])),
         "fit": _seconds(_mean([row.fit_seconds for row in rows])) if first.kind == "learned" else "—",
