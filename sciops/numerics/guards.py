@@ -76,7 +76,7 @@ class Unknowns:
         unsound = ~torch.isfinite(b).flatten(1).all(1)
         b = torch.where(wide(unsound, b), 0.0, b)
         biggest = b.flatten(1).abs().amax(1)
-        exponent = torch.where(biggest > 0, torch.frexp(biggest).exponent, 0)
+        exponent = torch.where(biggest > 0, _exponent(biggest), 0)
         scaled = torch.ldexp(b, -wide(exponent, b))
         # Without symmetry the null space says nothing about the range.
         kept = self.clean(scaled) if "symmetric" in self.A.tags else scaled
@@ -117,10 +117,16 @@ def unit(v: Float[Tensor, "n *s"]) -> tuple[Float[Tensor, "n *s"], Bool[Tensor, 
     """(v times a power of two so that its entries are of size one, 0 where that cannot be; which are usable)."""
     biggest = v.flatten(1).abs().amax(1)
     usable = torch.isfinite(biggest) & (biggest > 0)
-    exponent = torch.where(usable, torch.frexp(torch.where(usable, biggest, 1.0)).exponent, 0)
+    exponent = torch.where(usable, _exponent(torch.where(usable, biggest, 1.0)), 0)
     scaled = torch.ldexp(torch.where(wide(usable, v), v, 0.0), -wide(exponent, v))
     usable &= torch.isfinite(scaled).flatten(1).all(1)
     return torch.where(wide(usable, v), scaled, 0.0), usable
+
+
+def _exponent(size: Tensor) -> Tensor:
+    """e with 2ᵉ about size, so that neither 2ᵉ nor 2⁻ᵉ overflows."""
+    limit = 1000 if size.dtype == torch.float64 else 120
+    return torch.frexp(size).exponent.clamp(-limit, limit)
 
 
 def guarded(apply: Map, broadcasts: bool) -> Map:
