@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from sciops.compare.check import check_solver
 from sciops.core.cases import Cases
 from sciops.core.dataset import MemoryDataset
 from sciops.core.errors import UsageError
@@ -45,6 +46,11 @@ def test_an_exact_operator_needs_one_step(name: str) -> None:
     assert found.stats["fallbacks"].tolist() == [0, 0]
     expected = MultigridCG(tol=1e-11).solve(cases, grid).field.values
     assert float((found.field.values - expected).abs().max()) < 1e-6 * float(expected.abs().max())
+
+
+def test_the_contract_of_solvers_is_kept() -> None:
+    solver = LearnedPreconditioner(MultigridCG(tol=1e-2))
+    assert not [f"{r.name}: {r.message}" for r in check_solver(solver, Poisson(modes=8)) if not r.passed]
 
 
 class Hostile(Solver):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sciops.compare.check import check_solver
 from sciops.compare.judge import filled, judge
 from sciops.compare.plan import Contestant
 from sciops.compare.results import Results, Row
@@ -17,8 +18,10 @@ from sciops.core.grid import Grid
 from sciops.core.linear import Status
 from sciops.core.solver import Budget, Solution, Solver
 from sciops.metrics.catalogue import named
+from sciops.numerics.fgmres import FGMRES
 from sciops.numerics.flexible_cg import FlexibleCG
 from sciops.numerics.krylov import ConjugateGradients, Jacobi
+from sciops.numerics.minres import Minres
 from sciops.problems.poisson import Poisson
 from sciops.solvers.discrete import Discrete
 from sciops.solvers.fast_poisson import FastPoisson
@@ -70,6 +73,15 @@ def test_a_good_start_saves_iterations_and_changes_no_answer(condition: str, lin
     assert bool((warm.stats["iterations_saved"] > 0).all())
     difference = (warm.field.values - cold.field.values).abs().max()
     assert float(difference) < 1e-5 * float(cold.field.values.abs().max())
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [Warm(PlainCG(resolution=0.5), FlexibleCG()), Discrete(Minres()), Discrete(FGMRES(restart=60))],
+    ids=lambda s: s.name,
+)
+def test_the_contract_of_solvers_is_kept(solver: Solver) -> None:
+    assert not [f"{r.name}: {r.message}" for r in check_solver(solver, Poisson(modes=8)) if not r.passed]
 
 
 def test_boundary_data_and_other_grids() -> None:
