@@ -8,82 +8,101 @@ import numpy as np
 from numba import njit
 
 FAST = {"contract", "reassoc", "nsz"}
-NO_LINK = 1e-50
+NO_LINK = 1e-200
+BLOCK = 512
+"""Points per pass: long enough to hide what a pass costs, short enough for the second-level cache."""
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
-def _read_rows(off, diag, slots, k, j, px, nx, rows, count):
-    """Full stencils of the points 2I + px of one fine row: rows[o, I + 1]."""
-    filled = min(count, (nx - px + 1) // 2)
-    centre = diag[k, j, px + 1 :]
-    for i in range(filled):
-        rows[13, i + 1] = centre[2 * i]
-    for i in range(filled, count):
-        rows[13, i + 1] = 0
-    for m in range(13):
-        s = slots[m]
-        if s < 0:
+def _read_block(off, diag, slots, k, j, py, px, fine, coarse, count, block):
+    """Full stencils of the points (2J + py, 2I + px) of `count` coarse rows from j on: block[o, row·width + I + 1].
+
+    Entries beyond the grid are zero.
+    """
+    ny, nx = fine
+    width = coarse + 2
+    filled = min(coarse, (nx - px + 1) // 2)
+    block[:, : count * width] = 0
+    for row in range(count):
+        jf = 2 * (j + row) + py
+        if jf >= ny:
             continue
-        number = 14 + m
-        dz, dy, dx = number // 9 - 1, number // 3 % 3 - 1, number % 3 - 1
+        base = row * width + 1
         # Slices that start where the loop does: an index that might be negative would keep it from being vectorised.
-        ahead, behind = off[s, k, j, px + 1 :], off[s, k - dz, j - dy, px + 1 - dx :]
+        centre, target = diag[k, jf + 1, px + 1 :], block[13, base:]
         for i in range(filled):
-            rows[14 + m, i + 1] = ahead[2 * i]
-            rows[12 - m, i + 1] = behind[2 * i]
-        for i in range(filled, count):
-            rows[14 + m, i + 1] = 0
-            rows[12 - m, i + 1] = 0
+            target[i] = centre[2 * i]
+        for m in range(13):
+            s = slots[m]
+            if s < 0:
+                continue
+            number = 14 + m
+            dz, dy, dx = number // 9 - 1, number // 3 % 3 - 1, number % 3 - 1
+            ahead, behind = off[s, k, jf + 1, px + 1 :], off[s, k - dz, jf + 1 - dy, px + 1 - dx :]
+            up, down = block[14 + m, base:], block[12 - m, base:]
+            for i in range(filled):
+                up[i] = ahead[2 * i]
+            for i in range(filled):
+                down[i] = behind[2 * i]
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
 def interpolate_class(
     off, diag, slots, present, gz, space, coarse, parity, collapse, steps, weights, first, last, scale, detours
 ):
-    """Weights of the points of one class (see `interpolation`); classes come in the order edges, faces, bodies.
+    """Weights of the points of one class; classes come in the order edges, faces, bodies.
 
-    first, last: the weights of this class. `scale` (weights, Z, Y, X) multiplies them, the sum kept, or is empty.
+    Let S be the axes on which the class is odd. The stencil is summed over the other axes, which leaves a stencil T in
+    S; T u = 0 is solved for the centre with the neighbours already interpolated, so that the flux ∂u/∂n stays
+    continuous where coefficients jump. first, last: the weights of this class. `scale` (weights, Z, Y, X) multiplies
+    them, the sum kept, or is empty. Work goes by blocks of coarse rows laid end to end, ghosts included.
     """
     nz, ny, nx = space
     cz, cy, cx = coarse
     pz, py, px = parity
-    rows = np.zeros((27, cx + 2), dtype=diag.dtype)
-    collapsed = np.zeros((27, cx + 2), dtype=diag.dtype)
-    factor = np.zeros(cx + 2, dtype=diag.dtype)
+    width = cx + 2
+    most = max(1, min(cy, BLOCK // width))
+    block = np.zeros((27, most * width), dtype=diag.dtype)
+    collapsed = np.zeros((27, most * width), dtype=diag.dtype)
+    factor = np.zeros(most * width, dtype=diag.dtype)
+    flat = weights.reshape(weights.shape[0], weights.shape[1], -1)
     for kc in range(cz):
         if 2 * kc + pz >= nz:
             continue
-        for jc in range(cy):
-            if 2 * jc + py >= ny:
-                continue
-            k, j = 2 * kc + pz + gz, 2 * jc + py + 1
-            _read_rows(off, diag, slots, k, j, px, nx, rows, cx)
+        for jc in range(0, cy, most):
+            count = min(most, cy - jc)
+            size = count * width - 1
+            k = 2 * kc + pz + gz
+            _read_block(off, diag, slots, k, jc, py, px, (ny, nx), cx, count, block)
             collapsed[:] = 0
             for o in present:
-                target = collapsed[collapse[o]]
-                source = rows[o]
-                for i in range(1, cx + 1):
+                target, source = collapsed[collapse[o]], block[o]
+                for i in range(size):
                     target[i] += source[i]
             if detours:
-                _add_detours(off, slots, k, j, px, nx, cx, parity, rows, collapsed)
-            total, centre = collapsed[13], rows[13]
-            for i in range(1, cx + 1):
+                for row in range(count):
+                    if 2 * (jc + row) + py < ny:
+                        _add_detours(off, slots, k, 2 * (jc + row) + py + 1, px, nx, cx, parity, row * width, collapsed)
+            total, centre = collapsed[13], block[13]
+            for i in range(size):
                 # No link along the odd axes at all: leave the point to the smoother instead of dividing by rounding.
                 usable = total[i] > 1e-10 * centre[i]
                 factor[i] = -1.0 / total[i] if usable else 0.0
             for n in range(steps.shape[0]):
                 along, source_weight, sz, sy, sx, target_weight = steps[n]
                 link = collapsed[along]
-                target = weights[target_weight, kc + gz, jc + 1]
+                start = (jc + 1) * width
+                target = flat[target_weight, kc + gz, start:]
                 if source_weight < 0:
-                    for i in range(1, cx + 1):
+                    for i in range(size):
                         target[i] += factor[i] * link[i]
                 else:
-                    source = weights[source_weight, kc + sz + gz, jc + sy + 1, sx:]
-                    for i in range(1, cx + 1):
+                    source = flat[source_weight, kc + sz + gz, start + sy * width + sx :]
+                    for i in range(size):
                         target[i] += factor[i] * link[i] * source[i]
             if scale.shape[0]:
-                _rescale(weights, scale, first, last, kc + gz, jc + 1, cx)
+                for row in range(count):
+                    _rescale(weights, scale, first, last, kc + gz, jc + row + 1, cx)
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
@@ -100,84 +119,88 @@ def _rescale(weights, scale, first, last, k, j, count):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
-def _entry(off, slots, k, j, i, dz, dy, dx):
-    """The coupling of (k, j, i) to its neighbour at (dz, dy, dx)."""
+def _line(off, slots, k, j, i, dz, dy, dx):
+    """Couplings of the points (k, j, i …) to their neighbours at (dz, dy, dx)."""
     number = 9 * dz + 3 * dy + dx
     if number > 0:
-        return off[slots[number - 1], k, j, i]
-    return off[slots[-number - 1], k + dz, j + dy, i + dx]
+        return off[slots[number - 1], k, j, i:]
+    return off[slots[-number - 1], k + dz, j + dy, i + dx :]
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
-def _add_detours(off, slots, k, j, px, nx, count, parity, rows, collapsed):
+def _add_detours(off, slots, k, j, px, nx, count, parity, base, collapsed):
     """Edge points: add the paths point → sideways → along → back, three conductances −a_ij in series.
 
     A point whose only strong link leads sideways then follows the coarse point that it is really connected to.
     """
     az, ay, ax = parity
     filled = min(count, (nx - px + 1) // 2)
+    x = px + 1
     for axis in range(3):
-        if parity[axis]:
-            continue
         uz, uy, ux = int(axis == 0), int(axis == 1), int(axis == 2)
-        if slots[9 * uz + 3 * uy + ux - 1] < 0:
+        if parity[axis] or slots[9 * uz + 3 * uy + ux - 1] < 0:
             continue
         for side in (-1, 1):
             tz, ty, tx = side * uz, side * uy, side * ux
             for ahead in (-1, 1):
                 hz, hy, hx = ahead * az, ahead * ay, ahead * ax
-                first = rows[13 + 9 * tz + 3 * ty + tx]
-                target, centre = collapsed[13 + 9 * hz + 3 * hy + hx], collapsed[13]
+                first = _line(off, slots, k, j, x, tz, ty, tx)
+                second = _line(off, slots, k + tz, j + ty, x + tx, hz, hy, hx)
+                third = _line(off, slots, k + hz, j + hy, x + hx, tz, ty, tx)
+                target = collapsed[13 + 9 * hz + 3 * hy + hx, base + 1 :]
+                centre = collapsed[13, base + 1 :]
                 for i in range(filled):
-                    x = 2 * i + px + 1
-                    a = -first[i + 1]
-                    if a <= NO_LINK:
-                        continue
-                    b = -_entry(off, slots, k + tz, j + ty, x + tx, hz, hy, hx)
-                    c = -_entry(off, slots, k + hz, j + hy, x + hx, tz, ty, tx)
-                    if b > NO_LINK and c > NO_LINK:
-                        path = a * b * c / (a * b + b * c + c * a)
-                        target[i + 1] -= path
-                        centre[i + 1] += path
+                    a, b, c = max(-first[2 * i], 0.0), max(-second[2 * i], 0.0), max(-third[2 * i], 0.0)
+                    path = a * b * c / (a * b + b * c + c * a + NO_LINK)
+                    target[i] -= path
+                    centre[i] += path
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
 def galerkin(
     off, diag, slots, gz, space, coarse, parities, products, product_start, restrict, restrict_start, weights, out
 ):
-    """PᵀAP: out[0] its diagonal, out[1 + m] entry m of HALF, both with ghosts, zero on entry."""
+    """PᵀAP: out[0] its diagonal, out[1 + m] entry m of HALF, both with ghosts, zero on entry. By blocks of rows."""
     nz, ny, nx = space
     cz, cy, cx = coarse
-    rows = np.zeros((27, cx + 2), dtype=diag.dtype)
-    product = np.zeros((27, cx + 2), dtype=diag.dtype)
+    width = cx + 2
+    most = max(1, min(cy, BLOCK // width))
+    block = np.zeros((27, most * width), dtype=diag.dtype)
+    product = np.zeros((27, most * width), dtype=diag.dtype)
+    flat = weights.reshape(weights.shape[0], weights.shape[1], -1)
+    sums = out.reshape(out.shape[0], out.shape[1], -1)
     for kc in range(cz):
-        for jc in range(cy):
+        for jc in range(0, cy, most):
+            count = min(most, cy - jc)
+            # The first and the last entry of a block are ghosts: neighbours one to the left or right stay in range.
+            size = count * width - 2
+            start = (jc + 1) * width + 1
             for p in range(parities.shape[0]):
                 pz, py, px = parities[p]
-                if 2 * kc + pz >= nz or 2 * jc + py >= ny:
+                if 2 * kc + pz >= nz:
                     continue
-                _read_rows(off, diag, slots, 2 * kc + pz + gz, 2 * jc + py + 1, px, nx, rows, cx)
+                _read_block(off, diag, slots, 2 * kc + pz + gz, jc, py, px, (ny, nx), cx, count, block)
                 product[:] = 0
                 for n in range(product_start[p], product_start[p + 1]):
                     o, weight, sz, sy, sx, reach = products[n]
-                    entry, target = rows[o], product[reach]
+                    entry, target = block[o, 1:], product[reach, 1:]
                     if weight < 0:
                         # The neighbour is a coarse point; beyond the box its coupling is zero.
-                        for i in range(1, cx + 1):
+                        for i in range(size):
                             target[i] += entry[i]
                     else:
-                        near = weights[weight, kc + sz + gz, jc + sy + 1, sx + 1 :]
-                        for i in range(cx):
-                            target[i + 1] += entry[i + 1] * near[i]
+                        near = flat[weight, kc + sz + gz, start + sy * width + sx :]
+                        for i in range(size):
+                            target[i] += entry[i] * near[i]
                 for n in range(restrict_start[p], restrict_start[p + 1]):
                     weight, z, y, x, reach, entry_number = restrict[n]
-                    row, source = out[entry_number, kc + z + gz, jc + y + 1, x:], product[reach]
+                    row, source = sums[entry_number, kc + z + gz, start + y * width + x :], product[reach, 1:]
                     if weight < 0:
-                        for i in range(1, cx + 1):
+                        for i in range(size):
                             row[i] += source[i]
                     else:
-                        back = weights[weight, kc + gz, jc + 1]
-                        for i in range(1, cx + 1):
+                        back = flat[weight, kc + gz, start:]
+                        for i in range(size):
                             row[i] += back[i] * source[i]
 
 
