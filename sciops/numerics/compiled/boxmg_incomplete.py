@@ -8,6 +8,8 @@ nearly constant errors of stiff parts alone; weights that depend on the diagonal
 Reference: Ajiz, Jennings, Int. J. Numer. Methods Eng. 20 (1984); as a smoother Wesseling, Lect. Notes Math. 960 (1982).
 """
 
+from typing import no_type_check
+
 import numpy as np
 from numba import njit
 
@@ -18,6 +20,7 @@ FAST = {"contract", "nsz"}
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def factorise(diag, reach, pairs, size, lower, pivots):
     """Turn `lower` (entries, cells), the couplings, and `pivots` (cells), the diagonal, into the factor, in place.
 
@@ -49,6 +52,7 @@ def factorise(diag, reach, pairs, size, lower, pivots):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def solve_forward(b, x, lower, gz, space, faces):
     """(I + L D⁻¹) x = b; x may be b."""
     nz, ny, nx = space
@@ -74,6 +78,7 @@ def solve_forward(b, x, lower, gz, space, faces):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def solve_backward(x, lower, inverse, gz, space, faces, total, accumulate):
     """(D + Lᵀ) x = ω x in place; then total += x if asked for."""
     nz, ny, nx = space
@@ -102,6 +107,7 @@ def solve_backward(x, lower, inverse, gz, space, faces, total, accumulate):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def to_residual(x, b, off, sums, gz, space, faces):
     """b ← b − A x."""
     nz, ny, nx = space

@@ -4,6 +4,8 @@ Arrays carry one layer of zeros around the grid (none in z on 2-D grids, `gz` = 
 (k + gz, j + 1, i + 1). Couplings that leave the box must be zero. All arithmetic is in the dtype of the input.
 """
 
+from typing import no_type_check
+
 import numpy as np
 from numba import njit
 
@@ -14,6 +16,7 @@ BLOCK = 512
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def _read_block(off, diag, slots, k, j, py, px, fine, coarse, count, block):
     """Full stencils of the points (2J + py, 2I + px) of `count` coarse rows from j on: block[o, row·width + I + 1].
 
@@ -47,6 +50,7 @@ def _read_block(off, diag, slots, k, j, py, px, fine, coarse, count, block):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def interpolate_class(
     off, diag, slots, present, gz, space, coarse, parity, collapse, steps, weights, first, last, scale, detours
 ):
@@ -106,6 +110,7 @@ def interpolate_class(
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def _rescale(weights, scale, first, last, k, j, count):
     """Multiply the weights by `scale` and bring their sum back."""
     for i in range(1, count + 1):
@@ -119,6 +124,7 @@ def _rescale(weights, scale, first, last, k, j, count):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def _line(off, slots, k, j, i, dz, dy, dx):
     """Couplings of the points (k, j, i …) to their neighbours at (dz, dy, dx)."""
     number = 9 * dz + 3 * dy + dx
@@ -128,6 +134,7 @@ def _line(off, slots, k, j, i, dz, dy, dx):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def _add_detours(off, slots, k, j, px, nx, count, parity, base, collapsed):
     """Edge points: add the paths point → sideways → along → back, three conductances −a_ij in series.
 
@@ -157,6 +164,7 @@ def _add_detours(off, slots, k, j, px, nx, count, parity, base, collapsed):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def galerkin(
     off, diag, slots, gz, space, coarse, parities, products, product_start, restrict, restrict_start, weights, out
 ):
@@ -205,6 +213,7 @@ def galerkin(
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def row_sums(off, diag, slots, gz, space, out):
     """Σ_j a_ij of each row, to be stored beside the couplings: what is left of the diagonal where all is Neumann."""
     nz, ny, nx = space

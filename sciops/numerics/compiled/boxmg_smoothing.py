@@ -4,6 +4,8 @@
 points in the opposite order: it is the adjoint of the forward sweep, so that a cycle with one of each is symmetric.
 """
 
+from typing import no_type_check
+
 import numpy as np
 from numba import njit
 
@@ -11,6 +13,7 @@ FAST = {"contract", "reassoc", "nsz"}
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def _relax_row_faces(x, b, off, inverse, k, j, nx, start, deep, t):
     """x += (ω/a)(b − A x) at i ≡ start (mod 2) of one row."""
     for i in range(1, nx + 1):
@@ -26,6 +29,7 @@ def _relax_row_faces(x, b, off, inverse, k, j, nx, start, deep, t):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def smooth_faces(x, b, off, inverse, gz, space, forward, from_zero):
     """One red-black sweep; the second colour follows the first as closely as it may, so that memory is read once."""
     nz, ny, nx = space
@@ -50,6 +54,7 @@ def smooth_faces(x, b, off, inverse, gz, space, forward, from_zero):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def ahead_rows(x, off, k, j, nx, deep, t):
     """t −= Σ a x over the rows after this one (entries of HALF other than +x)."""
     for pair in range(4 if deep else 1):
@@ -63,6 +68,7 @@ def ahead_rows(x, off, k, j, nx, deep, t):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def behind_rows(x, off, k, j, nx, deep, t):
     """t −= Σ a x over the rows before this one."""
     for pair in range(4 if deep else 1):
@@ -76,6 +82,7 @@ def behind_rows(x, off, k, j, nx, deep, t):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def smooth_stencil(x, b, off, inverse, gz, space, forward):
     """One sweep: rows in lexicographic order, in each row the even points and then the odd ones."""
     nz, ny, nx = space

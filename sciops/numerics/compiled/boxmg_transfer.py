@@ -4,6 +4,8 @@ The residual is summed from differences, r = b − s x_i − Σ_j a_ij (x_j − 
 a flux then cancels between its two ends, and a float32 cycle stays right where stiff parts float in soft ones.
 """
 
+from typing import no_type_check
+
 import numpy as np
 from numba import njit
 
@@ -11,6 +13,7 @@ FAST = {"contract", "nsz"}
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def residual_faces(x, b, off, sums, k, j, nx, deep, t):
     for i in range(1, nx + 1):
         c = x[k, j, i]
@@ -26,6 +29,7 @@ def residual_faces(x, b, off, sums, k, j, nx, deep, t):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def residual_stencil(x, b, off, sums, k, j, nx, deep, t):
     for i in range(1, nx + 1):
         c = x[k, j, i]
@@ -49,6 +53,7 @@ def residual_stencil(x, b, off, sums, k, j, nx, deep, t):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def restrict_residual(x, b, off, sums, gz, space, faces, parities, corners, starts, weights, out):
     """out = Pᵀ(b − A x), row by row; the residual itself is never stored."""
     nz, ny, nx = space
@@ -83,6 +88,7 @@ def restrict_residual(x, b, off, sums, gz, space, faces, parities, corners, star
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def prolong(coarse_x, x, factor, gz, space, parities, corners, starts, weights):
     """x += factor · P coarse_x."""
     nz, ny, nx = space
@@ -113,6 +119,7 @@ def prolong(coarse_x, x, factor, gz, space, parities, corners, starts, weights):
 
 
 @njit(cache=True, error_model="numpy")
+@no_type_check
 def largest(r):
     """max |r|."""
     size = 0.0
@@ -122,6 +129,7 @@ def largest(r):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def load(r, scale, gz, b):
     """b ← scale · r, into an array with ghosts."""
     nz, ny, nx = r.shape
@@ -132,6 +140,7 @@ def load(r, scale, gz, b):
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def unload(x, scale, gz, z):
     """z ← scale · x, out of an array with ghosts."""
     nz, ny, nx = z.shape
