@@ -12,7 +12,12 @@ from sciops.core.problem import Problem
 from sciops.core.solver import Solver
 from sciops.problems.darcy import Darcy
 from sciops.problems.poisson import Poisson
+from sciops.problems.pressure import Pressure
+from sciops.solvers.aggregation_cg import AggregationCG
+from sciops.solvers.amgcl_cg import AmgclCG
+from sciops.solvers.conjugate_directions import ConjugateDirections
 from sciops.solvers.fast_poisson import FastPoisson
+from sciops.solvers.hypre_cg import HypreCG
 from sciops.solvers.incomplete_cg import IncompleteCG
 from sciops.solvers.multigrid_cg import MultigridCG
 from sciops.solvers.operator import OperatorSolver
@@ -23,9 +28,13 @@ from sciops.solvers.sparse_direct import SparseDirect
 DARCY, MADE = Darcy(law="lognormal"), Poisson(exact_solution="sin(a*x)*exp(y)", parameters={"a": [1, 2]})
 PERIODIC, NEUMANN = Poisson(condition="periodic", modes=8), Poisson(condition="neumann", modes=8)
 CLASSICAL = {
+    "AggregationCG": AggregationCG(),
+    "AmgclCG": AmgclCG(),
     "FastPoisson": FastPoisson(),
     "FastPoisson spectral": FastPoisson(spectral=True),
+    "HypreCG": HypreCG(),
     "IncompleteCG": IncompleteCG(),
+    "IncompleteCG modified": IncompleteCG(modified=0.97),
     "MultigridCG": MultigridCG(),
     "PlainCG": PlainCG(),
     "PlainCG Jacobi": PlainCG(jacobi=True),
@@ -60,6 +69,9 @@ def test_classical_solvers(name: str, problem: Problem) -> None:
     solver = CLASSICAL[name]
     if reason := solver.refuses(problem, small_grid(problem)):
         pytest.skip(reason)
+    package = {"AmgclCG": "pyamgcl", "HypreCG": "petsc4py"}.get(name)
+    if package:
+        pytest.importorskip(package)
     if name == "FastPoisson spectral" and problem is MADE:
         pytest.skip("needs zero boundary data, which only the cases tell")
     assert not broken(solver, problem)
@@ -69,6 +81,14 @@ def test_classical_solvers(name: str, problem: Problem) -> None:
 @pytest.mark.parametrize("problem", [Poisson(modes=8), Darcy()], ids=["poisson", "darcy"])
 def test_operator_learners(name: str, problem: Problem) -> None:
     assert not broken(OperatorSolver(NETS[name], epochs=2, batch_size=4, device="cpu"), problem)
+
+
+@pytest.mark.parametrize(
+    "problem", [Poisson(modes=8), Pressure(parameters={"share": 0.1})], ids=["poisson", "pressure"]
+)
+def test_deep_conjugate_directions(problem: Problem) -> None:
+    net = {"class_path": "sciops.models.dcdm.DCDM", "init_args": {"size": [1, 1, 1], "width": 8}}
+    assert not broken(ConjugateDirections(net, steps=120, lr=5e-3, harvest=2), problem)
 
 
 @pytest.mark.parametrize("solver", [PlainCG(), SparseDirect(), MultigridCG()], ids=lambda s: s.method)
