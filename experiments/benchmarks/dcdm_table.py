@@ -23,13 +23,12 @@ from pathlib import Path
 import torch
 
 from sciops.cli import main as sciops
-from sciops.core.face_operator import FaceOperator
+from sciops.core.grid import Grid
 from sciops.core.linear import LinearOperator, LinearSolver
 from sciops.data.residual_sources import box_operator
-from sciops.numerics.components import singular_components
 from sciops.numerics.flexible_cg import FlexibleCG
 from sciops.numerics.krylov import ConjugateGradients
-from sciops.problems.scenes import draw_scene, parameters_of
+from sciops.problems.pressure import Pressure
 from sciops.solvers.conjugate_directions import ConjugateDirections
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,23 +62,10 @@ def system(n: int, share: float | None, seed: int) -> tuple[LinearOperator, torc
     return A, torch.where(A.diagonal() > 0, b, 0.0)
 
 
-def scene(n: int, share: float, seed: int) -> FaceOperator:
-    """Voxelised discs in a closed box that is open at its top (weights 0 or 1, air one cell above it)."""
-    parameters = parameters_of("random_solids", {"share": share})
-    x = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    fluid = draw_scene("random_solids", parameters, seed, 2).solid([x[:, None], x[None]], 1.0)[None] > 0
-    while True:
-        faces = []
-        for axis in (1, 2):
-            w = torch.zeros((1, n, n), dtype=torch.float64)
-            w.narrow(axis, 0, n - 1).copy_(fluid.narrow(axis, 0, n - 1) & fluid.narrow(axis, 1, n - 1))
-            faces.append(w)
-        sink = torch.zeros((1, n, n), dtype=torch.float64)
-        sink[:, :, -1] = fluid[:, :, -1].to(sink.dtype)
-        pockets = singular_components(tuple(faces), sink) > 0
-        if not bool(pockets.any()):
-            return FaceOperator(tuple(faces), sink)
-        fluid = fluid & ~pockets
+def scene(n: int, share: float, seed: int) -> LinearOperator:
+    """Voxelised discs in a closed box that is open at its top, air one cell above it."""
+    problem = Pressure(scene="random_solids", parameters={"share": share})
+    return problem.matrix(problem.sample([seed], Grid.box((n, n), layout="cell")))
 
 
 def counts(solver: LinearSolver, A: LinearOperator, b: torch.Tensor, cap: int) -> tuple[list[float], float]:
