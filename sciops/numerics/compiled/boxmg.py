@@ -70,6 +70,8 @@ class Level:
     scale: float = 1.0
     lower: np.ndarray | None = None
     """Incomplete factor, where that is the smoother."""
+    keep: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), dtype=np.float32))
+    """1 − ω where the relaxation is advised."""
 
 
 class BoxHierarchy:
@@ -115,9 +117,9 @@ class BoxHierarchy:
             return
         top = self.levels[0] if self.levels else self.coarsest
         shape = top.space
-        load(r.reshape(shape), 1.0 / size, top.gz, top.b)
+        load(r.reshape(shape), 1.0 / size, top.gz, top.inverse, top.b)
         self._cycle(0)
-        unload(top.x, size / self.norm, top.gz, z.reshape(shape))
+        unload(top.x, size / self.norm, top.gz, top.inverse, z.reshape(shape))
 
     def _cycle(self, depth: int) -> None:
         if depth == len(self.levels):
@@ -143,7 +145,7 @@ class BoxHierarchy:
             solve_forward(level.b, level.x, level.lower, *grid, level.faces)
             solve_backward(level.x, level.lower, level.inverse, *grid, level.faces, level.x, False)
             return
-        arrays = level.x, level.b, level.off, level.inverse, *grid, True
+        arrays = level.x, level.b, level.off, level.inverse, level.keep, *grid, True
         if level.faces:
             for n in range(sweeps):
                 smooth_faces(*arrays, n == 0)
@@ -160,7 +162,7 @@ class BoxHierarchy:
             solve_forward(level.b, level.b, level.lower, *grid, level.faces)
             solve_backward(level.b, level.lower, level.inverse, *grid, level.faces, level.x, True)
             return
-        arrays = level.x, level.b, level.off, level.inverse, *grid, False
+        arrays = level.x, level.b, level.off, level.inverse, level.keep, *grid, False
         for _ in range(self.options.sweeps):
             if level.faces:
                 smooth_faces(*arrays, False)
@@ -194,6 +196,9 @@ class BoxHierarchy:
             advice.coarse_scale,
             lower,
         )
+        level.keep = np.zeros((0, 0, 0), dtype=dtype)
+        if lower is None and advice.relaxation is not None:
+            level.keep = (1 - level.inverse * matrix.diag).astype(dtype)
         self.levels.append(level)
         return BoxMatrix(out[1:], out[0], matrix.gz, coarse, faces=False)
 

@@ -19,10 +19,11 @@ class Coarsest:
         values, vectors = np.linalg.eigh(dense * root[:, None] * root[None, :])
         keep = values > threshold
         modes = root[:, None] * vectors[:, keep]
-        self.inverse = (modes / values[keep]) @ modes.T
+        self.inverse = matrix.diag
+        self.dense = (modes / values[keep]) @ modes.T
         shape = matrix.diag.shape
         self.b, self.x = np.zeros(shape, dtype=dtype), np.zeros(shape, dtype=dtype)
         self._inside = matrix.inside
 
     def solve(self) -> None:
-        self._inside(self.x)[...] = (self.inverse @ self._inside(self.b).ravel()).reshape(self.space)
+        self._inside(self.x)[...] = (self.dense @ self._inside(self.b).ravel()).reshape(self.space)

@@ -130,21 +130,23 @@ def largest(r):
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
 @no_type_check
-def load(r, scale, gz, b):
-    """b ← scale · r, into an array with ghosts."""
+def load(r, scale, gz, active, b):
+    """b ← scale · r where `active` is not zero, into an array with ghosts."""
     nz, ny, nx = r.shape
     for k in range(nz):
         for j in range(ny):
             for i in range(nx):
-                b[k + gz, j + 1, i + 1] = r[k, j, i] * scale
+                value = r[k, j, i] * scale
+                b[k + gz, j + 1, i + 1] = value if active[k + gz, j + 1, i + 1] != 0 else 0.0
 
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
 @no_type_check
-def unload(x, scale, gz, z):
-    """z ← scale · x, out of an array with ghosts."""
+def unload(x, scale, gz, active, z):
+    """z ← scale · x where `active` is not zero, else 0, out of an array with ghosts."""
     nz, ny, nx = z.shape
     for k in range(nz):
         for j in range(ny):
             for i in range(nx):
-                z[k, j, i] = x[k + gz, j + 1, i + 1] * scale
+                value = x[k + gz, j + 1, i + 1] * scale
+                z[k, j, i] = value if active[k + gz, j + 1, i + 1] != 0 else 0.0
