@@ -169,3 +169,19 @@ def off_components(x, labels, count):
     for k in range(x.size):
         label = labels[k]
         x[k] = 0.0 if label < 0 else x[k] - sums[label]
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def narrow(wide, single):
+    """Copy to single precision; returns False at the first block in which that changes a value."""
+    block = 4096
+    for first in range(0, wide.size, block):
+        a, b = wide[first : first + block], single[first : first + block]
+        changed = 0
+        for k in range(a.size):
+            b[k] = a[k]
+            changed += b[k] != a[k]
+        if changed:
+            return False
+    return True

@@ -178,5 +178,9 @@ def is_shared(A: LinearOperator) -> bool:
 def narrowed(a: Tensor) -> np.ndarray:
     """A contiguous float32 copy if it has the same values, else float64."""
     wide = np.ascontiguousarray(a.detach().cpu().numpy())
-    narrow = wide.astype(np.float32)
-    return narrow if np.array_equal(narrow, wide) else wide.astype(np.float64)
+    if wide.dtype == np.float32:
+        return wide.copy()
+    narrow = np.empty(wide.shape, np.float32)
+    if kernels.narrow(wide.reshape(-1), narrow.reshape(-1)):
+        return narrow
+    return wide.astype(np.float64)
