@@ -38,7 +38,7 @@ def one(size: str, solver: str, family: str) -> None:
     cases = problem.sample([1], grid)
     A, b = problem.system(cases)
     del cases
-    arguments = {"modified": True} if solver.startswith("MIC") else {}
+    arguments = {"modified": 0.97} if solver.startswith("MIC") else {}
     linear = build({"class_path": SOLVERS[solver], "init_args": arguments}, Solver).linear  # type: ignore
     begun = time.process_time()
     state = linear.setup(A)

@@ -57,7 +57,7 @@ SOLVERS: dict[str, Callable[[], Solver]] = {
     "pyamg RS": lambda: PyamgCG("ruge_stuben"),
     "pyamg SA": lambda: PyamgCG("smoothed_aggregation"),
     "hypre": HypreCG,
-    "MIC(0)": lambda: IncompleteCG(modified=True),
+    "MIC(0)": lambda: IncompleteCG(modified=0.97),
     "CG": PlainCG,
 }
 
