@@ -19,10 +19,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from sciops.solvers.amgcl_cg import AmgclCG
-from sciops.solvers.boxmg_cg import BoxmgCG
-from sciops.solvers.hypre_cg import HypreCG
-from sciops.solvers.learned_multigrid import LearnedMultigrid
 
 from sciops.core.grid import Grid
 from sciops.core.linear import LinearOperator, LinearSolver, Status
@@ -31,7 +27,11 @@ from sciops.core.solver import Solver
 from sciops.problems.high_contrast import HighContrast
 from sciops.problems.pressure import Pressure
 from sciops.solvers.aggregation_cg import AggregationCG
+from sciops.solvers.amgcl_cg import AmgclCG
+from sciops.solvers.boxmg_cg import BoxmgCG
+from sciops.solvers.hypre_cg import HypreCG
 from sciops.solvers.incomplete_cg import IncompleteCG
+from sciops.solvers.learned_multigrid import LearnedMultigrid
 from sciops.solvers.plain_cg import PlainCG
 from sciops.solvers.pyamg_cg import PyamgCG
 

@@ -26,8 +26,8 @@ class LearnedMultigridModule(pl.LightningModule):
     """min_θ E log n_θ(A, b),  n = k / log(‖b‖ / ‖r_k‖): steps of conjugate gradients per factor e of the residual.
 
     r_k is the residual after k steps from x = 0, preconditioned by one advised cycle (`DifferentiableHierarchy`);
-    gradients flow through all of it, the coarse matrices included. The mean of logarithms makes gains of all families count
-    alike, whatever its difficulty; a step saved on an easy matrix is worth as much as three on a hard one.
+    gradients flow through all of it, the coarse matrices included. The mean of logarithms makes gains of all families
+    count alike, whatever its difficulty; a step saved on an easy matrix is worth as much as three on a hard one.
     Why not the contraction of one cycle on random errors: what it sees are rough errors, and it drives ω away from what
     the whole iteration wants.
 

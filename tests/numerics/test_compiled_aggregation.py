@@ -1,5 +1,9 @@
 """Aggregation multigrid: symmetry and positivity of its cycle on any mask, counts at every size, odd geometry."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -151,3 +155,27 @@ def test_stencils_of_the_five_point_kind() -> None:
 def test_bad_options_are_named(option: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         AggregationMultigrid(**option)
+
+
+PROBE = """
+import resource, sys
+import torch
+from face_systems import from_mask, white
+from sciops.numerics.compiled.aggregation import AggregationMultigrid
+
+A = from_mask(torch.ones((1, *map(int, sys.argv[1].split("x"))), dtype=torch.bool), "top")
+solver = AggregationMultigrid()
+answer = solver.solve(solver.setup(A), white(A))
+print(answer.status[0].value, int(answer.iterations[0]), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grid", ["2048x2048", "160x160x160"])
+def test_four_million_unknowns_in_six_gibibytes(grid: str) -> None:
+    here = Path(__file__).resolve().parent
+    probe = subprocess.run(
+        [sys.executable, "-c", PROBE, grid], cwd=here, capture_output=True, text=True, check=True, timeout=300
+    )
+    status, iterations, peak = probe.stdout.split()
+    assert status == "ok" and int(iterations) <= 20 and float(peak) < 6.0

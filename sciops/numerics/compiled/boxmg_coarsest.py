@@ -22,7 +22,8 @@ class Coarsest:
         self.inverse = matrix.diag
         self.dense = (modes / values[keep]) @ modes.T
         shape = matrix.diag.shape
-        self.b, self.x = np.zeros(shape, dtype=dtype), np.zeros(shape, dtype=dtype)
+        self.b: np.ndarray = np.zeros(shape, dtype=dtype)
+        self.x: np.ndarray = np.zeros(shape, dtype=dtype)
         self._inside = matrix.inside
 
     def solve(self) -> None:

@@ -61,7 +61,7 @@ class BoxMatrix:
         entries = A.stencil[i].detach().cpu().numpy()
         for k in active:
             offset = (0,) * (3 - ndim) + A.offsets[k]
-            number = tables.OFFSETS.index(offset) - tables.CENTRE
+            number = tables.OFFSETS.index((offset[0], offset[1], offset[2])) - tables.CENTRE
             if number == 0:
                 blank.inside(blank.diag)[...] = entries[k].reshape(blank.space)
             elif number > 0:

@@ -7,14 +7,14 @@ A fine point is 2I + p with its class p ∈ {0,1}³; it is interpolated from the
 """
 
 from functools import lru_cache
-from itertools import combinations, product
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
 Index = tuple[int, int, int]
 
-OFFSETS: list[Index] = list(product((-1, 0, 1), repeat=3))
+OFFSETS: list[Index] = [(x, y, z) for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)]
 HALF: list[Index] = OFFSETS[14:]
 CENTRE = 13
 
@@ -63,7 +63,8 @@ def _neighbour(parity: Index, offset: Index) -> tuple[Index, Index]:
 
 
 def _corners(parity: Index) -> list[Index]:
-    return list(product(*((0, 1) if p else (0,) for p in parity)))
+    x, y, z = (range(p + 1) for p in parity)
+    return [(a, b, c) for a in x for b in y for c in z]
 
 
 def _add(a: Index, b: Index) -> Index:
@@ -77,7 +78,7 @@ def plan(entries: tuple[int, ...], ndim: int) -> Plan:
     slots[list(entries)] = np.arange(len(entries))
     present = {HALF[m] for m in entries}
     present |= {(-o[0], -o[1], -o[2]) for o in present} | {(0, 0, 0)}
-    parities: list[Index] = list(product((0, 1) if ndim == 3 else (0,), (0, 1), (0, 1)))
+    parities: list[Index] = [(a, b, c) for a in range(ndim - 1) for b in (0, 1) for c in (0, 1)]
     parities.sort(key=sum)
     number = {p: k for k, p in enumerate(parities)}
     table = [(k, c) for k, p in enumerate(parities) if k for c in _corners(p)]
@@ -93,7 +94,9 @@ def plan(entries: tuple[int, ...], ndim: int) -> Plan:
             collapse[k, OFFSETS.index(o)] = OFFSETS.index((a, b, c))
             if o in present and (a, b, c) != (0, 0, 0):
                 alongs.add((a, b, c))
-        steps, rows, reaches = [], [], set()
+        steps: list[tuple[int, ...]] = []
+        rows: list[tuple[int, ...]] = []
+        reaches: set[Index] = set()
         for along in sorted(alongs):
             source, shift = _neighbour(parity, along)
             for corner in _corners(source):
@@ -105,7 +108,7 @@ def plan(entries: tuple[int, ...], ndim: int) -> Plan:
                 reach = _add(shift, corner)
                 reaches.add(reach)
                 rows.append((OFFSETS.index(o), weight[number[source], corner], *shift, OFFSETS.index(reach)))
-        back = []
+        back: list[tuple[int, ...]] = []
         for corner in _corners(parity):
             for reach in sorted(reaches):
                 entry = OFFSETS.index(_add(reach, (-corner[0], -corner[1], -corner[2]))) - CENTRE

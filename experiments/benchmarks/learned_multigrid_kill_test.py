@@ -1,0 +1,111 @@
+"""Does the learned multigrid beat the untrained one? Same kernels, iterations and CPU seconds, set-up counted.
+
+    W=runs/high_contrast/learned_multigrid/checkpoints/best.ckpt
+    python experiments/benchmarks/learned_multigrid_kill_test.py --weights $W
+    … --ndim 3 --sizes 32 128 --weights …          the same in 3-D
+
+Prints one table per size: the geometry of these cases was not seen in training. "point" and "incomplete" are the
+smoothers of operator-dependent multigrid; "learned" changes relaxation (point only), interpolation and coarse scale.
+Seconds are CPU seconds of one thread, set-up + solve to 1e-8, the smaller of two runs, mean over the cases.
+"""
+
+import argparse
+import math
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from sciops.core.grid import Grid
+from sciops.core.linear import Status
+from sciops.core.problem import Problem
+from sciops.numerics.compiled.box_multigrid import BoxMultigrid
+from sciops.numerics.compiled.boxmg import BoxOptions
+from sciops.problems.high_contrast import HighContrast
+from sciops.problems.pressure import Pressure
+from sciops.solvers.learned_multigrid import LearnedMultigrid
+
+FIRST_SEED = 900_000
+SMOOTHERS = ("point", "incomplete")
+WITHIN = 1.2
+
+
+def families(ndim: int) -> dict[str, Problem]:
+    table: dict[str, Problem] = {
+        "box": Pressure(ndim=ndim, scene="box"),
+        "random solids": Pressure(ndim=ndim, scene="random_solids"),
+        "lognormal σ=3": HighContrast(ndim=ndim),
+        "white lognormal σ=2": HighContrast(ndim=ndim, family="white_lognormal"),
+    }
+    for contrast in (1e3, 1e6, 1e-3, 1e-6):
+        table[f"inclusions {contrast:g}"] = HighContrast(ndim=ndim, family="inclusions", contrast=contrast)
+    table["channels 1e4"] = HighContrast(ndim=ndim, family="channels")
+    table["anisotropy 1e-2"] = HighContrast(ndim=ndim, family="anisotropy")
+    return table
+
+
+def measure(solver: Any, A: Any, b: torch.Tensor) -> tuple[int, float, float, bool]:
+    """Iterations, set-up and solve seconds of one system."""
+    best = (math.inf, math.inf)
+    for _ in range(2):
+        begun = time.process_time()
+        state = solver.setup(A)
+        ready = time.process_time()
+        found = solver.solve(state, b, tol=1e-8, maxiter=300)
+        best = min(best, (ready - begun, time.process_time() - ready), key=sum)
+    return int(found.iterations[0]), *best, found.status[0] is Status.OK
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--ndim", type=int, default=2)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 512])
+    parser.add_argument("--cases", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    learned = LearnedMultigrid.from_checkpoint(given.weights)
+    solvers: dict[str, Any] = {}
+    for smoother in SMOOTHERS:
+        solvers[smoother] = BoxMultigrid("box", BoxOptions(smoother=smoother))
+        advised = LearnedMultigrid(smoother=smoother)
+        advised.load(given.weights)
+        solvers[f"learned {smoother}"] = advised.linear
+    print(f"{learned.parameters()} weights, {given.ndim}-D, {given.cases} unseen cases per cell\n")
+    for size in given.sizes:
+        print(f"### {size}{'²' if given.ndim == 2 else '³'}\n")
+        print("| family | " + " | ".join(f"{name}: iterations, set-up + solve s" for name in solvers) + " |")
+        print("|---" * (len(solvers) + 1) + "|")
+        gains: dict[str, list[tuple[float, float]]] = {smoother: [] for smoother in SMOOTHERS}
+        for name, problem in families(given.ndim).items():
+            rows: dict[str, list[Any]] = {key: [] for key in solvers}
+            for seed in range(FIRST_SEED, FIRST_SEED + given.cases):
+                cases = problem.sample([seed], Grid.box(size, ndim=given.ndim, layout="cell"))
+                A = problem.matrix(cases)
+                b = A.project(problem.right_hand_side(cases))
+                for key, solver in solvers.items():
+                    rows[key].append(measure(solver, A, b))
+            cells, means = [], {}
+            for key, found in rows.items():
+                steps, setup, solve = (float(np.mean([row[j] for row in found])) for j in range(3))
+                means[key] = (steps, setup + solve)
+                failed = sum(not row[3] for row in found)
+                cells.append(f"{steps:g}, {setup:.3f} + {solve:.3f}" + (f", {failed} failed" if failed else ""))
+            for smoother in SMOOTHERS:
+                plain, other = means[smoother], means[f"learned {smoother}"]
+                gains[smoother].append((plain[0] / other[0], plain[1] / other[1]))
+            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        print()
+        for smoother, ratios in gains.items():
+            steps, seconds = (math.exp(float(np.mean(np.log([ratio[j] for ratio in ratios])))) for j in range(2))
+            verdict = "learning pays" if seconds > WITHIN else f"untrained is within {WITHIN}×"
+            print(
+                f"{smoother}: untrained / learned, geometric mean: {steps:.2f} in iterations, {seconds:.2f} in seconds "
+                f"(best family {max(r[0] for r in ratios):.2f} and {max(r[1] for r in ratios):.2f}): {verdict}\n",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
