@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sciops.core.errors import UsageError
 from sciops.core.linear import LinearOperator, LinearSolution, LinearSolver, require_tags
-from sciops.numerics.compiled.conjugate_gradients import Precondition, conjugate_gradients
+from sciops.numerics.compiled.conjugate_gradients import Outcome, Precondition, conjugate_gradients
 from sciops.numerics.compiled.systems import System, is_shared, system_of
 
 
@@ -41,6 +41,18 @@ class CompiledCG(LinearSolver):
     def adapt(self, A: LinearOperator) -> LinearOperator:
         """The same matrices in the form that the method needs, or a UsageError."""
         return A
+
+    def iterate(
+        self,
+        system: System,
+        precondition: Precondition | None,
+        b: np.ndarray,
+        x0: np.ndarray | None,
+        tol: float,
+        maxiter: int,
+    ) -> Outcome:
+        """Solve one system."""
+        return conjugate_gradients(system, precondition, b, x0, tol, maxiter)
 
     @property
     def method(self) -> str:
@@ -74,7 +86,7 @@ class CompiledCG(LinearSolver):
         rhs = b.detach().cpu().numpy()
         starts = None if x0 is None else x0.detach().cpu().numpy()
         outcomes = [
-            conjugate_gradients(system, precondition, rhs[i], None if starts is None else starts[i], tol, maxiter)
+            self.iterate(system, precondition, rhs[i], None if starts is None else starts[i], tol, maxiter)
             for i, (system, precondition) in enumerate(zip(state.systems, state.preconditions, strict=True))
         ]
         x = torch.from_numpy(np.stack([outcome.x for outcome in outcomes]) if outcomes else np.zeros(rhs.shape))

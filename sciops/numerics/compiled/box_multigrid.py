@@ -1,32 +1,37 @@
 """Conjugate gradients with operator-dependent multigrid as a LinearSolver."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from sciops.core.errors import UsageError
-from sciops.core.linear import LinearOperator
+from sciops.core.linear import LinearOperator, Status
 from sciops.core.stencil_operator import StencilOperator
 from sciops.numerics.compiled.aggregation import AggregationCycle
 from sciops.numerics.compiled.base import CompiledCG
 from sciops.numerics.compiled.boxmg import Advice, BoxHierarchy, BoxOptions
 from sciops.numerics.compiled.boxmg_matrix import BoxMatrix
-from sciops.numerics.compiled.conjugate_gradients import Precondition
+from sciops.numerics.compiled.conjugate_gradients import Outcome, Precondition, conjugate_gradients
+from sciops.numerics.compiled.islands import BalancedCycle, Islands, gap
 from sciops.numerics.compiled.systems import FaceSystem, System, faces_of
 
 METHODS = ("auto", "box")
-SMALL, FEW = 0.25, 0.05
-"""A weight below SMALL · max is small; a matrix of one coefficient has at most the fraction FEW of small weights."""
+PATIENCE = 16
+"""Further steps of aggregation that cost about as much as a set-up and a solve with operator-dependent multigrid."""
 
 
 @dataclass(frozen=True)
 class BoxMultigrid(CompiledCG):
     """Conjugate gradients in float64 with one cycle of `BoxHierarchy` per step.
 
-    `method="auto"` hands matrices of one constant coefficient (all weights but those of cut cells alike, see
-    `is_uniform`) to unsmoothed aggregation, which is faster there; "box" never does. `options`: see `BoxOptions`;
-    `advice`: see `BoxHierarchy`.
+    `method="auto"` tries unsmoothed aggregation on face-weight systems first, whose set-up costs next to nothing; where
+    its first steps say that it will need many, the iteration goes on from there with operator-dependent multigrid. The
+    set-up of that is then part of the first solve. "box" skips the trial.
+    3-D systems with a wide gap in their weights get W-cycles and, where stiff parts float, those parts' constants are
+    solved for exactly (`islands`). `options`: see `BoxOptions`; `advice`: see `BoxHierarchy`.
     Takes FaceOperators and symmetric StencilOperators of radius 1 that are not periodic, in 1 to 3 dimensions.
     Cost O(N): set-up about 8 and an iteration about 1.5 times 100 N operations. Memory: see `BoxHierarchy`.
     Reference: Dendy, J. Comput. Phys. 48 (1982) 366.
@@ -54,18 +59,71 @@ class BoxMultigrid(CompiledCG):
         return A
 
     def build(self, system: System, A: LinearOperator, i: int) -> Precondition:
-        if self.method_choice == "auto" and isinstance(system, FaceSystem) and is_uniform(system):
-            return AggregationCycle(system, 2, 2.0, np.float32)
-        return BoxHierarchy(BoxMatrix.from_operator(A, i), self.options, self.advice)
+        if self.method_choice == "auto" and isinstance(system, FaceSystem):
+            # Its own operator for case i alone: the trial may outlive the batch.
+            return Trial(AggregationCycle(system, 2, 2.0, np.float32), lambda: self._cycle(system, A, i))
+        return self._cycle(system, A, i)
+
+    def _cycle(self, system: System, A: LinearOperator, i: int) -> Precondition:
+        matrix, options = BoxMatrix.from_operator(A, i), self.options or BoxOptions()
+        if matrix.gz == 0 or self.advice is not None or not isinstance(system, FaceSystem):
+            return BoxHierarchy(matrix, options, self.advice)
+        threshold = gap(system)
+        if threshold is None:
+            return BoxHierarchy(matrix, options)
+        cycle = BoxHierarchy(matrix, replace(options, cycle="W"))
+        islands = Islands.find(system, threshold)
+        return cycle if islands is None else BalancedCycle(islands, cycle)
+
+    def iterate(
+        self,
+        system: System,
+        precondition: Precondition | None,
+        b: np.ndarray,
+        x0: np.ndarray | None,
+        tol: float,
+        maxiter: int,
+    ) -> Outcome:
+        if not isinstance(precondition, Trial):
+            return conjugate_gradients(system, precondition, b, x0, tol, maxiter)
+        if precondition.second is None:
+            out = conjugate_gradients(system, precondition.first, b, x0, tol, maxiter, lambda h: too_slow(h, tol))
+            if out.status is not Status.MAX_ITER or out.iterations >= maxiter or not too_slow(out.history, tol):
+                return out
+            return _joined(out, self._go_on(system, precondition, b, out.x, tol, maxiter - out.iterations))
+        return self._go_on(system, precondition, b, x0, tol, maxiter)
+
+    def _go_on(
+        self, system: System, trial: "Trial", b: np.ndarray, x0: np.ndarray | None, tol: float, maxiter: int
+    ) -> Outcome:
+        if trial.second is None:
+            trial.second = trial.make()
+        return conjugate_gradients(system, trial.second, b, x0, tol, maxiter)
 
 
-def is_uniform(system: FaceSystem) -> bool:
-    """Are the face weights alike on all axes, up to zeros and a few cut cells?"""
-    largest = [float(w.max(initial=0.0)) for w, size in zip(system.faces, system.space, strict=True) if size > 1]
-    if not largest or min(largest) < SMALL * max(largest):
+@dataclass
+class Trial:
+    """Aggregation first; `make` builds the cycle that takes over, and stays, if that one is seen to be slow."""
+
+    first: Precondition
+    make: Callable[[], Precondition]
+    second: Precondition | None = None
+
+    def __call__(self, r: np.ndarray, z: np.ndarray) -> None:
+        (self.second or self.first)(r, z)
+
+
+def too_slow(history: list[float], tol: float) -> bool:
+    """After 4, 8, … steps: will it take more than PATIENCE further steps at the mean rate of the last three?"""
+    n = len(history) - 1
+    if n < 4 or n % 4 or history[-1] <= tol:
         return False
-    for w in system.faces:
-        positive = np.count_nonzero(w)
-        if np.count_nonzero(w >= SMALL * max(largest)) < (1 - FEW) * positive:
-            return False
-    return True
+    rate = (history[-1] / history[-4]) ** (1 / 3)
+    return rate >= 1 or math.log(tol / history[-1]) / math.log(rate) > PATIENCE
+
+
+def _joined(first: Outcome, second: Outcome) -> Outcome:
+    second.iterations += first.iterations
+    second.applications += first.applications
+    second.history = first.history + second.history[1:]
+    return second

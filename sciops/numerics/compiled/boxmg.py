@@ -50,6 +50,7 @@ class BoxOptions:
     """Factor ω in (0, 2) of the incomplete smoother."""
     coarsest: int = 150
     """Largest number of unknowns solved densely."""
+    cycle: Literal["V", "W"] = "V"
 
 
 @dataclass
@@ -72,17 +73,19 @@ class Level:
     """Incomplete factor, where that is the smoother."""
     keep: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), dtype=np.float32))
     """1 − ω where the relaxation is advised."""
+    kept: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0), dtype=np.float32))
+    """The right-hand side of a W-cycle, which smoothing overwrites."""
 
 
 class BoxHierarchy:
-    """z = B r, one V(ν, ν)-cycle: B ≈ A⁻¹, symmetric, positive (semi-)definite.
+    """z = B r, one V(ν, ν)- or W(ν, ν)-cycle: B ≈ A⁻¹, symmetric, positive (semi-)definite.
 
     Coarse points are every other point of each axis (any size); interpolation follows the stencil, so that the flux is
     continuous across jumps (`interpolate_class`); coarse matrices are PᵀAP. Set-up in float64; the cycle in float32
     unless `precision="double"`. Coarsest grid: dense pseudo-inverse.
     `advice(matrix, depth)` may adapt each level (see `LevelAdvice`); `BoxMatrix.stencil()` gives its 3^d entries.
     Cost O(N): memory ≈ 9 N words in 2-D and 11 N in 3-D (float32) beside the float64 set-up of one level.
-    Fails to be fast where strong couplings run along lines that no point smoother sees (use `smoother="line"`).
+    Fails to be fast on 3-D matrices with stiff parts a few coarse cells wide: see `islands`.
     Reference: Dendy, J. Comput. Phys. 48 (1982); Dendy, Moulton, Numer. Linear Algebra Appl. 17 (2010).
     """
 
@@ -127,15 +130,29 @@ class BoxHierarchy:
             self.coarsest.solve()
             return
         level = self.levels[depth]
+        if self.options.cycle == "W":
+            level.kept[...] = level.b
         below = self.levels[depth + 1] if depth + 1 < len(self.levels) else self.coarsest
         assert below is not None
         self._before(level)
         grid = level.gz, level.space
         classes = level.plan.parities, level.plan.corners, level.starts, level.weights
         restrict_residual(level.x, level.b, level.off, level.sums, *grid, level.faces, *classes, below.b)
-        self._cycle(depth + 1)
+        self._correct(depth + 1)
         prolong(below.x, level.x, self.dtype(level.scale), *grid, *classes)
         self._after(level)
+
+    def _correct(self, depth: int) -> None:
+        """The coarse equation: one cycle, or two of a W-cycle."""
+        self._cycle(depth)
+        if self.options.cycle == "V" or depth == len(self.levels):
+            return
+        level = self.levels[depth]
+        first, grid = level.x.copy(), (level.gz, level.space, level.faces)
+        level.b[...] = level.kept
+        to_residual(level.x, level.b, level.off, level.sums, *grid)
+        self._cycle(depth)
+        level.x += first
 
     def _before(self, level: Level) -> None:
         """Smooth from zero."""
@@ -199,6 +216,8 @@ class BoxHierarchy:
         level.keep = np.zeros((0, 0, 0), dtype=dtype)
         if lower is None and advice.relaxation is not None:
             level.keep = (1 - level.inverse * matrix.diag).astype(dtype)
+        if self.options.cycle == "W":
+            level.kept = np.empty_like(level.b)
         self.levels.append(level)
         return BoxMatrix(out[1:], out[0], matrix.gz, coarse, faces=False)
 

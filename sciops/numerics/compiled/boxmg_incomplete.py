@@ -98,7 +98,9 @@ def solve_backward(x, lower, inverse, gz, space, faces, total, accumulate):
             else:
                 ahead_rows(x, lower, k, j, nx, deep, t)
             last = t[0]
-            for i in range(nx, 0, -1):
+            for n in range(nx):
+                # Unsigned: an index that might be negative costs a comparison each time.
+                i = np.uint64(nx - n)
                 last = t[i] - lower[0, k, j, i] * last
                 x[k, j, i] = last
             if accumulate:

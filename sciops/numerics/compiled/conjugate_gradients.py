@@ -14,6 +14,9 @@ from sciops.numerics.krylov import GROWTH, LAG
 Precondition = Callable[[np.ndarray, np.ndarray], None]
 """(r, z): write z ≈ A⁻¹ r; both float64 of shape (*space), r unchanged."""
 
+Watch = Callable[[list[float]], bool]
+"""Called with the history after every step; True ends the iteration there, with MAX_ITER."""
+
 
 @dataclass
 class Outcome:
@@ -34,6 +37,7 @@ def conjugate_gradients(
     x0: np.ndarray | None = None,
     tol: float = 1e-8,
     maxiter: int = 500,
+    watch: Watch | None = None,
 ) -> Outcome:
     """A x = b, A symmetric positive (semi-)definite, stopped at ‖b − A x‖ ≤ tol·‖b‖.
 
@@ -64,7 +68,8 @@ def conjugate_gradients(
     relative = 1.0 / scale if scale > 0 else unit
     goal = tol * scale
     out = Outcome(x, 0, [size * relative])
-    out.status = _iterate(system, precondition, x, r, size, goal, max(size, scale) * GROWTH, relative, maxiter, out)
+    ceiling = max(size, scale) * GROWTH
+    out.status = _iterate(system, precondition, x, r, size, goal, ceiling, relative, maxiter, watch, out)
     if x0 is not None:
         x += x0
     system.project(x)
@@ -89,6 +94,7 @@ def _iterate(
     ceiling: float,
     relative: float,
     maxiter: int,
+    watch: Watch | None,
     out: Outcome,
 ) -> Status:
     """Advance x and r in place until ‖r‖ ≤ goal or > ceiling; `relative`·‖r‖ goes into the history."""
@@ -119,4 +125,6 @@ def _iterate(
             return Status.DIVERGED
         if size <= goal:
             return Status.OK
+        if watch is not None and watch(out.history):
+            break
     return Status.MAX_ITER

@@ -1,0 +1,141 @@
+"""Stiff islands: parts joined by large weights that hang in a soft background, and their constants taken out."""
+
+import math
+from typing import no_type_check
+
+import numpy as np
+import torch
+from numba import njit
+from scipy.sparse import csr_matrix
+
+from sciops.numerics.compiled.conjugate_gradients import Precondition
+from sciops.numerics.compiled.systems import FaceSystem
+from sciops.numerics.components import singular_components
+
+OCTAVES = 6
+"""Binary orders of magnitude between soft and stiff weights in which there are none, at least."""
+MOST = 1000
+"""Islands whose matrix is inverted densely; smaller ones beyond that number are left to the cycle."""
+BELOW, RANGE = -1080, 2120
+"""Binary exponents of double precision."""
+
+
+class Islands:
+    """Z, one indicator per island, with E = ZᵀAZ and AZ.
+
+    An island is a connected component of the weights above the widest gap in their logarithms that is held by no sink
+    above the gap. The constant on it has an energy of the soft weights only: the slow modes of multigrid cycles whose
+    coarse cells straddle islands. AZ has entries on the rims alone. Cost: a few passes once; a sum over island cells
+    and a product with AZ per use.
+    """
+
+    def __init__(self, system: FaceSystem, labels: np.ndarray, count: int) -> None:
+        self.cells = np.flatnonzero(labels >= 0)
+        self.island = labels[self.cells]
+        self.count = count
+        self.rims = _rims(system, labels, count)
+        self.rims_transposed = self.rims.T.tocsr()
+        E = np.zeros((count, count))
+        rows, cols = self.rims.nonzero()
+        inside = labels[rows] >= 0
+        values = np.asarray(self.rims[rows, cols]).ravel()
+        np.add.at(E, (labels[rows[inside]], cols[inside]), values[inside])
+        self.inverse = _pseudo_inverse(E)
+
+    @classmethod
+    def find(cls, system: FaceSystem, threshold: float) -> "Islands | None":
+        """The islands of the weights above the threshold, or None where nothing floats."""
+        strong = [torch.from_numpy(np.where(a > threshold, a, 0.0))[None] for a in (*system.faces, system.sink)]
+        labels = singular_components(tuple(strong[:-1]), strong[-1])[0].numpy().ravel() - 1
+        sizes = np.bincount(labels + 1)[1:]
+        if sizes.size == 0 or sizes.sum() == np.count_nonzero(system.active):
+            return None
+        if sizes.size > MOST:
+            order = np.argsort(-sizes, kind="stable")
+            number = np.full(sizes.size + 1, -1)
+            number[order[:MOST]] = np.arange(MOST)
+            labels = number[labels]
+        return cls(system, labels, min(sizes.size, MOST))
+
+    def sums(self, r: np.ndarray) -> np.ndarray:
+        """Zᵀ r."""
+        return np.bincount(self.island, weights=r.reshape(-1)[self.cells], minlength=self.count)
+
+    def add(self, y: np.ndarray, z: np.ndarray) -> None:
+        """z += Z y."""
+        z.reshape(-1)[self.cells] += y[self.island]
+
+
+class BalancedCycle:
+    """z = Q r + (I − QA) B (I − AQ) r, Q = Z E⁻¹ Zᵀ: a cycle B with the constants of islands solved for exactly.
+
+    Symmetric positive (semi-)definite if B is. Reference: Tang, Nabben, Vuik, Erlangga, J. Sci. Comput. 39 (2009) 340,
+    P_BNN; Vuik, Segal, Meijerink, J. Comput. Phys. 152 (1999) 385, for indicators of layers.
+    """
+
+    def __init__(self, islands: Islands, cycle: Precondition) -> None:
+        self.islands, self.cycle = islands, cycle
+
+    def __call__(self, r: np.ndarray, z: np.ndarray) -> None:
+        islands = self.islands
+        coarse = islands.inverse @ islands.sums(r)
+        rest = r - (islands.rims @ coarse).reshape(r.shape)
+        self.cycle(rest, z)
+        islands.add(coarse - islands.inverse @ (islands.rims_transposed @ z.reshape(-1)), z)
+
+
+def gap(system: FaceSystem) -> float | None:
+    """The middle of the widest range of magnitudes that no weight or sink lies in, if it is OCTAVES wide."""
+    counts = np.zeros(RANGE, dtype=np.int64)
+    for a in (*system.faces, system.sink):
+        _count_exponents(a.reshape(-1), counts)
+    used = np.flatnonzero(counts)
+    if used.size < 2:
+        return None
+    k = int(np.diff(used).argmax())
+    if used[k + 1] - used[k] <= OCTAVES:
+        return None
+    return math.ldexp(1.0, int(used[k] + used[k + 1]) // 2 + BELOW)
+
+
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def _count_exponents(a, counts):
+    for i in range(a.size):
+        if a[i] > 0:
+            counts[math.frexp(a[i])[1] - BELOW] += 1
+
+
+def _rims(system: FaceSystem, labels: np.ndarray, count: int) -> csr_matrix:
+    """AZ: (A 1_k)_i = s_i on island k and the weights across its rim, + inside, − outside."""
+    rows, cols, values = [], [], []
+
+    def put(at: np.ndarray, island: np.ndarray, value: np.ndarray) -> None:
+        keep = island >= 0
+        rows.append(at[keep])
+        cols.append(island[keep])
+        values.append(value[keep])
+
+    for axis, w in enumerate(system.faces):
+        stride = math.prod(system.space[axis + 1 :])
+        flat, size = w.reshape(-1), labels.size - stride
+        below = np.flatnonzero((labels[:size] != labels[stride:]) & (flat[:size] > 0))
+        weight, above = flat[below].astype(np.float64), below + stride
+        put(below, labels[below], weight)
+        put(above, labels[above], weight)
+        put(below, labels[above], -weight)
+        put(above, labels[below], -weight)
+    held = np.flatnonzero(system.sink.reshape(-1) > 0)
+    put(held, labels[held], system.sink.reshape(-1)[held].astype(np.float64))
+    parts = np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))
+    return csr_matrix(parts, shape=(labels.size, count))
+
+
+def _pseudo_inverse(E: np.ndarray) -> np.ndarray:
+    """E⁺ by the eigenvalues of D^(−1/2) E D^(−1/2)."""
+    diagonal = E.diagonal()
+    root = np.divide(1.0, np.sqrt(np.abs(diagonal)), out=np.zeros_like(diagonal), where=diagonal > 0)
+    eigenvalues, vectors = np.linalg.eigh(root[:, None] * E * root)
+    kept = eigenvalues > 1e-12
+    vectors = root[:, None] * vectors[:, kept]
+    return (vectors / eigenvalues[kept]) @ vectors.T

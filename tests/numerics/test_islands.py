@@ -1,0 +1,153 @@
+"""Stiff islands: what is found, exact identities of the balanced cycle, and the trial that chooses between cycles."""
+
+import numpy as np
+import pytest
+import torch
+
+from sciops.core.face_operator import FaceOperator
+from sciops.core.linear import Status
+from sciops.numerics.compiled.aggregation import AggregationMultigrid
+from sciops.numerics.compiled.box_multigrid import BoxMultigrid, Trial, too_slow
+from sciops.numerics.compiled.boxmg import BoxHierarchy, BoxOptions
+from sciops.numerics.compiled.boxmg_matrix import BoxMatrix
+from sciops.numerics.compiled.islands import OCTAVES, BalancedCycle, Islands, gap
+from sciops.numerics.compiled.systems import FaceSystem
+
+
+def diffusion(k: np.ndarray) -> FaceOperator:
+    """Harmonic means between cells, zero on the walls."""
+    faces, sink = [], np.zeros_like(k)
+    for axis in range(k.ndim):
+        w, along = np.zeros_like(k), np.moveaxis(k, axis, 0)
+        np.moveaxis(w, axis, 0)[:-1] = 2 * along[:-1] * along[1:] / (along[:-1] + along[1:])
+        faces.append(torch.from_numpy(w)[None])
+        for side in (0, -1):
+            np.moveaxis(sink, axis, 0)[side] += 2 * along[side]
+    return FaceOperator(tuple(faces), torch.from_numpy(sink)[None])
+
+
+def blocks(contrast: float, shape: tuple[int, ...] = (9, 8, 10)) -> np.ndarray:
+    """Two stiff blocks afloat, a third at the wall, one stiff cell (which has no stiff link)."""
+    k = np.ones(shape)
+    k[2:4, 2:5, 2:4] = contrast
+    k[5:8, 3:6, 6:9] = contrast
+    k[0:2, 6:8, 0:3] = contrast
+    k[6, 1, 1] = contrast
+    return k
+
+
+def islands_of(A: FaceOperator) -> Islands:
+    system = FaceSystem(A)
+    threshold = gap(system)
+    assert threshold is not None
+    found = Islands.find(system, threshold)
+    assert found is not None
+    return found
+
+
+def indicators(found: Islands, size: int) -> np.ndarray:
+    Z = np.zeros((size, found.count))
+    Z[found.cells, found.island] = 1.0
+    return Z
+
+
+def test_islands_are_the_stiff_parts_afloat() -> None:
+    found = islands_of(diffusion(blocks(1e6)))
+    assert sorted(np.bincount(found.island)) == [12, 27]
+
+
+@pytest.mark.parametrize("contrast", [1.0, 2.0, 2.0 ** (OCTAVES - 2), 1e3, 1e-3])
+def test_a_gap_is_seen_where_there_is_one(contrast: float) -> None:
+    threshold = gap(FaceSystem(diffusion(blocks(contrast))))
+    if 1 / 40 < contrast < 40:
+        assert threshold is None
+    else:
+        low, high = sorted((1.0, contrast))
+        assert threshold is not None
+        # Harmonic means with the soft side reach twice its value, those inside the stiff parts their own.
+        assert 2 * low < threshold < high
+
+
+def test_rims_and_inverse_are_those_of_the_matrix() -> None:
+    A = diffusion(blocks(1e4))
+    found, matrix = islands_of(A), A.to_scipy(0)
+    Z = indicators(found, matrix.shape[0])
+    # Sums of stiff weights cancel inside the islands: rounding of 10⁴ remains.
+    assert np.abs(found.rims.toarray() - matrix @ Z).max() <= 1e-10
+    assert np.abs(found.inverse @ (Z.T @ matrix @ Z) - np.eye(found.count)).max() <= 1e-9
+    r = np.random.default_rng(0).standard_normal(A.space)
+    assert np.allclose(found.sums(r), Z.T @ r.ravel(), atol=1e-13)
+
+
+def test_balanced_cycle_solves_for_islands_exactly_and_stays_symmetric_positive() -> None:
+    A = diffusion(blocks(1e5))
+    found, matrix = islands_of(A), A.to_scipy(0).toarray()
+    options = BoxOptions(precision="double", coarsest=8, cycle="W")
+    cycle = BalancedCycle(found, BoxHierarchy(BoxMatrix.from_operator(A), options))
+    B = np.zeros_like(matrix)
+    for i, unit in enumerate(np.eye(len(matrix))):
+        z = np.zeros(A.space)
+        cycle(unit.reshape(A.space), z)
+        B[i] = z.ravel()
+    Z = indicators(found, len(matrix))
+    assert np.abs(B.T @ (matrix @ Z) - Z).max() <= 1e-8
+    scale = np.sqrt(np.outer(matrix.diagonal(), matrix.diagonal()))
+    assert np.abs((B - B.T) * scale).max() <= 1e-9 * np.abs(B * scale).max()
+    root = np.linalg.cholesky(matrix)
+    spectrum = np.linalg.eigvalsh(root.T @ (B + B.T) / 2 @ root)
+    assert spectrum.min() > 0.1
+    assert spectrum.max() <= 1 + 1e-6
+
+
+def balls(n: int, contrast: float) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    x = np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / n] * 3, indexing="ij"))
+    k = np.ones((n, n, n))
+    for _ in range(30):
+        centre, radius = rng.random(3), rng.uniform(0.05, 0.12)
+        k[((x - centre[:, None, None, None]) ** 2).sum(0) < radius**2] = contrast
+    return k
+
+
+def test_constants_of_islands_are_what_slows_the_cycle_down() -> None:
+    A = diffusion(balls(32, 1e6))
+    b = np.random.default_rng(0).standard_normal(A.space)
+    matrix, system = BoxMatrix.from_operator(A), FaceSystem(A)
+    hierarchy = BoxHierarchy(matrix, BoxOptions(cycle="W"))
+    from sciops.numerics.compiled.conjugate_gradients import conjugate_gradients
+
+    plain = conjugate_gradients(system, hierarchy, b)
+    balanced = conjugate_gradients(system, BalancedCycle(islands_of(A), hierarchy), b)
+    assert balanced.status is Status.OK
+    assert balanced.iterations < plain.iterations
+
+
+def test_the_trial_keeps_aggregation_where_it_is_fast_and_leaves_it_where_it_is_not() -> None:
+    solver = BoxMultigrid()
+    for contrast, stays in ((1.0, True), (1e6, False)):
+        A = diffusion(balls(24, contrast))
+        b = torch.from_numpy(np.random.default_rng(0).standard_normal((1, *A.space)))
+        state = solver.setup(A)
+        answer = solver.solve(state, b, tol=1e-9)
+        trial = state.preconditions[0]
+        assert isinstance(trial, Trial)
+        assert (trial.second is None) is stays
+        assert answer.status == [Status.OK]
+        assert int(answer.iterations[0]) == len(answer.history) - 1
+        aggregation = AggregationMultigrid()
+        alone = aggregation.solve(aggregation.setup(A), b, tol=1e-9, maxiter=int(answer.iterations[0]))
+        assert (alone.status == [Status.OK]) is stays
+        # What was decided stays: the next right-hand side goes to the chosen cycle at once.
+        again = solver.solve(state, b, tol=1e-9)
+        assert int(again.iterations[0]) <= int(answer.iterations[0])
+        assert torch.allclose(again.x, answer.x, rtol=1e-6, atol=1e-7 * float(answer.x.abs().max()))
+
+
+def test_patience() -> None:
+    fast = [0.2**n for n in range(5)]
+    slow = [0.9**n for n in range(5)]
+    assert not too_slow(fast, 1e-8)
+    assert too_slow(slow, 1e-8)
+    assert not too_slow(slow[:4], 1e-8)
+    assert too_slow([1.0, 0.1, 0.1, 0.2, 0.3], 1e-8)
+    assert not too_slow([*slow[:4], 1e-9], 1e-8)
