@@ -1,11 +1,14 @@
 """Conjugate gradients preconditioned by AMGCL's algebraic multigrid, where its Python binding is installed."""
 
+import importlib.util
 from typing import Any, Literal
 
 import numpy as np
 
 from sciops.core.errors import UsageError
+from sciops.core.grid import Grid
 from sciops.core.linear import LinearOperator, require_tags
+from sciops.core.problem import Problem
 from sciops.solvers.discrete import Discrete
 from sciops.solvers.scipy_systems import Answer, CaseByCase, Rows, SolveOne
 
@@ -66,6 +69,11 @@ class AmgclCG(Discrete):
     ) -> None:
         super().__init__(Amgcl(coarsening), resolution, tol, maxiter, batch)
         self.coarsening = coarsening
+
+    def refuses(self, problem: Problem, grid: Grid) -> str | None:
+        if importlib.util.find_spec("pyamgcl") is None:
+            return "needs the package pyamgcl, which is not installed (the extra 'amgcl')"
+        return super().refuses(problem, grid)
 
     @property
     def method(self) -> str:

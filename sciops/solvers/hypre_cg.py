@@ -1,11 +1,14 @@
 """Conjugate gradients preconditioned by hypre's BoomerAMG through PETSc, where petsc4py is installed."""
 
+import importlib.util
 from typing import Any
 
 import numpy as np
 
 from sciops.core.errors import UsageError
+from sciops.core.grid import Grid
 from sciops.core.linear import LinearOperator, require_tags
+from sciops.core.problem import Problem
 from sciops.solvers.discrete import Discrete
 from sciops.solvers.scipy_systems import Answer, CaseByCase, Rows, SolveOne
 
@@ -67,6 +70,11 @@ class HypreCG(Discrete):
         batch: int = 32,
     ) -> None:
         super().__init__(Hypre(strong_threshold), resolution, tol, maxiter, batch)
+
+    def refuses(self, problem: Problem, grid: Grid) -> str | None:
+        if importlib.util.find_spec("petsc4py") is None:
+            return "needs petsc4py with a PETSc built with hypre, which is not installed (the extra 'hypre')"
+        return super().refuses(problem, grid)
 
 
 def _petsc() -> Any:

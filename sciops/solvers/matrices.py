@@ -142,14 +142,18 @@ def as_preconditioner(
 ) -> scipy.sparse.linalg.LinearOperator:
     """z = B r for `M=` of SciPy's cg, minres, gmres.
 
-    A LinearSolver is run to `tol` each time, which is not a linear map: SciPy's cg then needs a small tol.
+    Compiled solvers (BoxMultigrid, AggregationMultigrid, IncompleteCholesky) give one cycle. Any other LinearSolver is
+    run to `tol` each time, which is not a linear map: SciPy's cg then needs a small tol.
     """
     A = matrix if isinstance(matrix, LinearOperator) else as_operator(matrix, shape)
     state = preconditioner.setup(A)
+    precondition = getattr(state, "precondition", None)
 
     def apply(r: np.ndarray) -> np.ndarray:
         rhs = _columns(r.reshape(-1), A)
-        if isinstance(preconditioner, LinearSolver):
+        if precondition is not None:
+            z = precondition(rhs)
+        elif isinstance(preconditioner, LinearSolver):
             z = preconditioner.solve(state, rhs, tol=tol, maxiter=maxiter).x
         else:
             z = state(rhs)

@@ -12,6 +12,8 @@ from sciops.core.errors import NotSPD, UsageError
 from sciops.core.face_operator import FaceOperator
 from sciops.core.linear import Status
 from sciops.core.stencil_operator import StencilOperator
+from sciops.numerics.compiled.aggregation import AggregationMultigrid
+from sciops.numerics.compiled.box_multigrid import BoxMultigrid
 from sciops.numerics.flexible_cg import FlexibleCG
 from sciops.numerics.krylov import ConjugateGradients
 from sciops.numerics.multigrid import Multigrid
@@ -123,7 +125,7 @@ def test_indefinite_unsymmetric_and_matrix_free() -> None:
     assert np.linalg.norm(free @ x - b) <= 1.01e-8 * np.linalg.norm(b)
 
 
-@pytest.mark.parametrize("kind", [Multigrid(), FlexibleCG(Multigrid())])
+@pytest.mark.parametrize("kind", [Multigrid(), FlexibleCG(Multigrid()), BoxMultigrid("box"), AggregationMultigrid()])
 def test_as_m_of_scipys_own_conjugate_gradients(kind: Any) -> None:
     A, b = laplacian("dirichlet", 48), noise(48 * 48)
     counts = []

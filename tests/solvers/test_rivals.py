@@ -104,6 +104,11 @@ def test_absent_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(UsageError, match=remedy):
             solver.setup(A)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for contestant in (AmgclCG(), HypreCG()):
+        reason = contestant.refuses(Poisson(), Grid.box(9, ndim=2))
+        assert reason is not None
+        assert "not installed" in reason
 
 
 def test_options_and_refusals_are_sentences() -> None:

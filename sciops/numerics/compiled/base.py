@@ -23,6 +23,17 @@ class Compiled:
     systems: list[System]
     preconditions: list[Precondition | None]
 
+    def precondition(self, r: Float[Tensor, "n *s"]) -> Float[Tensor, "n *s"]:
+        """One application of the preconditioners alone: a linear map, symmetric and positive."""
+        rows = np.ascontiguousarray(r.detach().cpu().numpy(), dtype=np.float64)
+        z = np.zeros_like(rows)
+        for one, row, out in zip(self.preconditions, rows, z, strict=True):
+            if one is None:
+                out[...] = row
+            else:
+                one(row, out)
+        return torch.from_numpy(z).to(dtype=r.dtype, device=r.device)
+
 
 class CompiledCG(LinearSolver):
     """A x = b by conjugate gradients in float64 (see `conjugate_gradients`), preconditioned as `build` says.
