@@ -63,8 +63,14 @@ def main() -> None:
     parser.add_argument("--ndim", type=int, default=2)
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--cases", type=int, default=2)
+    parser.add_argument("--families", nargs="+", help="parts of names of the rows to run; all of them if not given")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    table = families(given.ndim)
+    if given.families:
+        table = {name: problem for name, problem in table.items() if any(part in name for part in given.families)}
+        if not table:
+            parser.error(f"no family is called {given.families}; there are {list(families(given.ndim))}")
     learned = LearnedMultigrid.from_checkpoint(given.weights)
     solvers: dict[str, Any] = {}
     for smoother in SMOOTHERS:
@@ -78,7 +84,7 @@ def main() -> None:
         print("| family | " + " | ".join(f"{name}: iterations, set-up + solve s" for name in solvers) + " |")
         print("|---" * (len(solvers) + 1) + "|")
         gains: dict[str, list[tuple[float, float]]] = {smoother: [] for smoother in SMOOTHERS}
-        for name, problem in families(given.ndim).items():
+        for name, problem in table.items():
             rows: dict[str, list[Any]] = {key: [] for key in solvers}
             for seed in range(FIRST_SEED, FIRST_SEED + given.cases):
                 cases = problem.sample([seed], Grid.box(size, ndim=given.ndim, layout="cell"))

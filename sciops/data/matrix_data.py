@@ -1,6 +1,7 @@
 """Lightning data module of matrices from several problems, each with a white right-hand side."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -55,12 +56,25 @@ class MixedMatrices(Source):
         return b / b.norm().clamp(min=torch.finfo(b.dtype).tiny)
 
 
+class SeveralSizes(Source):
+    """Batches from one of several stocks, drawn anew each time; of larger grids fewer systems, to the same cost."""
+
+    def __init__(self, stocks: Sequence[MixedMatrices]) -> None:
+        self.stocks = sorted(stocks, key=lambda stock: prod(stock.space))
+        self.space = self.stocks[0].space
+
+    def sample(self, n: int, random: torch.Generator, dtype: torch.dtype = torch.float64) -> SystemBatch:
+        stock = self.stocks[int(torch.randint(len(self.stocks), (1,), generator=random))]
+        return stock.sample(max(1, n * prod(self.space) // prod(stock.space)), random, dtype)
+
+
 class MatrixData(LightningDataModule):
     """Batches of systems (`SystemBatch`) from the matrices of `problems`, for modules that train on matrices.
 
     problems     list of {class_path, init_args, share}: `share` (default 1) of the stock comes from this problem
-    shape        cells per axis of the unit box
-    matrices     size of the training stock, held in float64 as stencils of 3^d entries; a quarter more for validation
+    shape        cells per axis of the unit box, or a list of such shapes: each batch is of one of them
+    matrices     training stock of a shape, held in float64 as stencils of 3^d entries; a quarter more for validation
+    batch_size   systems of the smallest shape; of others so many fewer as they are larger
     steps        batches per epoch; every batch draws matrices and right-hand sides anew
     valid        systems of the validation set, the same in every epoch
 
@@ -70,7 +84,7 @@ class MatrixData(LightningDataModule):
     def __init__(
         self,
         problems: list[dict[str, Any]],
-        shape: Sequence[int] = (64, 64),
+        shape: Sequence[int] | Sequence[Sequence[int]] = (64, 64),
         matrices: int = 256,
         steps: int = 100,
         batch_size: int = 8,
@@ -78,12 +92,15 @@ class MatrixData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not problems or min(matrices, steps, batch_size, valid) < 1 or min(shape) < 2:
+        one = tuple(m for m in shape if isinstance(m, int))
+        self.shapes = [one] if one else [tuple(given) for given in shape if not isinstance(given, int)]
+        smallest = min(m for given in self.shapes for m in given)
+        if not problems or min(matrices, steps, batch_size, valid) < 1 or smallest < 2:
             raise UsageError(
                 f"MatrixData needs problems, and matrices, steps, batch_size, valid of 1 or more; got {len(problems)}, "
                 f"{matrices}, {steps}, {batch_size}, {valid}."
             )
-        self.problems, self.shape, self.matrices = problems, tuple(shape), matrices
+        self.problems, self.matrices = problems, matrices
         self.steps, self.batch_size, self.valid, self.seed = steps, batch_size, valid, seed
         self.sources: dict[str, Source] = {}
 
@@ -94,8 +111,12 @@ class MatrixData(LightningDataModule):
                 "valid": self._stock("valid", max(len(self.problems), self.matrices // 4)),
             }
 
-    def _stock(self, name: str, count: int) -> MixedMatrices:
-        grid = Grid.box(self.shape, ndim=len(self.shape), layout="cell")
+    def _stock(self, name: str, count: int) -> Source:
+        stocks = [self._stock_of(shape, name, count) for shape in self.shapes]
+        return stocks[0] if len(stocks) == 1 else SeveralSizes(stocks)
+
+    def _stock_of(self, shape: tuple[int, ...], name: str, count: int) -> MixedMatrices:
+        grid = Grid.box(shape, ndim=len(shape), layout="cell")
         shares = [float(entry.get("share", 1.0)) for entry in self.problems]
         operators = []
         for k, (entry, share) in enumerate(zip(self.problems, shares, strict=True)):

@@ -5,7 +5,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciops.core.errors import UsageError
-from sciops.core.stencil_operator import offsets
 from sciops.numerics.differentiable_multigrid import Advice, to_blocks
 
 DECADES = 8.0
@@ -68,18 +67,26 @@ class StencilAdviser(nn.Module):
 
 def features(stencil: Float[Tensor, "n k *s"], dtype: torch.dtype = torch.float32) -> Float[Tensor, "n *k c"]:
     """(n, *blocks, 2^d·(3^d + 1)): what the network sees of every block; between −1 and 1."""
-    ndim = stencil.dim() - 2
-    centre = len(offsets(ndim)) // 2
+    ndim, entries = stencil.dim() - 2, stencil.shape[1]
+    centre = entries // 2
     diagonal = stencil[:, centre]
     positive = diagonal > 0
     inverse = torch.where(positive, 1.0 / torch.where(positive, diagonal, 1.0), 0.0)
-    ratios = torch.cat([stencil[:, :centre], stencil[:, centre + 1 :], stencil.sum(1, keepdim=True)], 1)
-    ratios = (ratios * inverse[:, None]).to(dtype)
-    ratios[:, :-1].neg_()
-    signed = torch.sign(ratios) * (1.0 + ratios.abs().clamp(10.0**-DECADES, 10.0).log10() / DECADES)
-    blocks = to_blocks(signed, ndim)
+    blocks = tuple((m + 1) // 2 for m in stencil.shape[2:])
+    seen = torch.zeros((len(stencil), entries + 1, 2**ndim, *blocks), dtype=dtype, device=stencil.device)
+    others = [k for k in range(entries) if k != centre]
+    # Entry by entry, so that the passes stay in cache; those that are zero throughout look like none as they are.
+    for place, k in enumerate(others):
+        if stencil[:, k].count_nonzero():
+            seen[:, place] = to_blocks(_signed((stencil[:, k] * -inverse).to(dtype)), ndim)
+    seen[:, -2] = to_blocks(_signed((stencil.sum(1) * inverse).to(dtype)), ndim)
     sizes = to_blocks(diagonal, ndim)
     largest = sizes.amax(1, keepdim=True)
     relative = (sizes / torch.where(largest > 0, largest, 1.0)).to(dtype)
-    level = 1.0 + relative.clamp(min=10.0**-DECADES).log10() / DECADES
-    return torch.cat([blocks.flatten(1, 2), level], 1).movedim(1, -1)
+    seen[:, -1] = relative.clamp_(min=10.0**-DECADES).log10_().div_(DECADES).add_(1.0)
+    return seen.flatten(1, 2).movedim(1, -1)
+
+
+def _signed(ratios: Tensor) -> Tensor:
+    """±(1 + log10 |x| / DECADES), 0 for x = 0."""
+    return ratios.abs().clamp_(10.0**-DECADES, 10.0).log10_().div_(DECADES).add_(1.0).copysign_(ratios)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from sciops.core.linear import LinearOperator, require_tags
 from sciops.core.stencil_operator import StencilOperator, offsets
 from sciops.numerics.differentiable_transfer import Ghosted, Rows, coarse_stencil, interpolation, shift
 from sciops.numerics.galerkin import cut_at_box
+from sciops.numerics.incomplete_smoothing import IncompleteSmoother
 from sciops.numerics.parity_layout import Index, class_number, neighbour, parities
 
 COARSEST = 100
@@ -23,6 +24,9 @@ COARSEST = 100
 
 SHIFT = 10.0
 """Added to the dense matrix, in units of rounding beside its diagonal: a null space stays large but positive."""
+
+Smoother = Literal["point", "incomplete"]
+"""Coloured over-relaxation, or incomplete Cholesky (`incomplete_smoothing`; relaxation is then not used)."""
 
 
 class Advice(NamedTuple):
@@ -75,7 +79,7 @@ def from_blocks(x: Tensor, space: Index) -> Tensor:
 class DifferentiableLevel:
     """Smoother and transfers of one level as functions that leave their arguments alone."""
 
-    def __init__(self, stencil: Tensor, advice: Advice | None) -> None:
+    def __init__(self, stencil: Tensor, advice: Advice | None, smoother: Smoother = "point") -> None:
         self.space, self.ndim = tuple(stencil.shape[2:]), stencil.dim() - 2
         table, centre = offsets(self.ndim), (0,) * self.ndim
         blocks = to_blocks(stencil, self.ndim)
@@ -85,6 +89,7 @@ class DifferentiableLevel:
         self.coarse = coarse_stencil(self.rows, self.weights, self.ndim)
         self.scale = None if advice is None else advice.scale
         self.order = sorted(range(2**self.ndim), key=lambda k: (sum(parities(self.ndim)[k]) % 2, k))
+        self.incomplete = IncompleteSmoother(stencil) if smoother == "incomplete" else None
         self.step: list[Tensor] = []
         self.keep: list[Tensor | None] = []
         for k in range(2**self.ndim):
@@ -99,6 +104,14 @@ class DifferentiableLevel:
             if any(offset):
                 source, step = neighbour(parities(self.ndim)[k], offset)
                 self.links[k].append((entry, class_number(source), step))
+
+    def smooth(self, x: list[Tensor] | None, b: list[Tensor], forward: bool) -> list[Tensor]:
+        """x after one more smoothing step; x None means zero."""
+        if self.incomplete is None:
+            return self.sweep(x, b, forward)
+        r = b if x is None else self.residual(x, b)
+        step = to_blocks(self.incomplete(from_blocks(torch.stack(r, dim=1), self.space)), self.ndim).unbind(1)
+        return list(step) if x is None else [old + new for old, new in zip(x, step, strict=True)]
 
     def sweep(self, x: list[Tensor] | None, b: list[Tensor], forward: bool) -> list[Tensor]:
         """One sweep of coloured over-relaxation, colours in reverse order if not `forward`; x None means zero."""
@@ -131,6 +144,10 @@ class DifferentiableLevel:
             out.append(total)
         return out
 
+    def residual(self, x: list[Tensor], b: list[Tensor]) -> list[Tensor]:
+        """b − A x."""
+        return [right - left for right, left in zip(b, self.product(x), strict=True)]
+
     def restrict(self, r: list[Tensor]) -> Tensor:
         """Pᵀ r on the even points."""
         total = r[0]
@@ -156,14 +173,20 @@ class DifferentiableHierarchy:
     """z = B r for n systems, a function of the stencil and of the advice at every level."""
 
     def __init__(
-        self, stencil: Float[Tensor, "n k *s"], adviser: Adviser | None, sweeps: int = 1, coarsest: int = COARSEST
+        self,
+        stencil: Float[Tensor, "n k *s"],
+        adviser: Adviser | None,
+        sweeps: int = 1,
+        coarsest: int = COARSEST,
+        smoother: Smoother = "point",
     ) -> None:
         self.space, self.sweeps, ndim = tuple(stencil.shape[2:]), sweeps, stencil.dim() - 2
         stencil = stencil.clone()
         cut_at_box(stencil.transpose(0, 1), offsets(ndim), (False,) * ndim)
         self.levels: list[DifferentiableLevel] = []
         while prod(stencil.shape[2:]) > coarsest and max(stencil.shape[2:]) > 2:
-            level = DifferentiableLevel(stencil, None if adviser is None else adviser(stencil.detach()))
+            advice = None if adviser is None else adviser(stencil.detach())
+            level = DifferentiableLevel(stencil, advice, smoother)
             self.levels.append(level)
             stencil = level.coarse
         self.coarse_space = tuple(stencil.shape[2:])
@@ -179,13 +202,13 @@ class DifferentiableHierarchy:
             return (torch.cholesky_solve(scaled, factor)[:, :, 0] * root).reshape(r.shape)
         level = self.levels[depth]
         b = list(to_blocks(r, level.ndim).unbind(1))
-        x = level.sweep(None, b, True)
-        for _ in range(self.sweeps - 1):
-            x = level.sweep(x, b, True)
-        residual = [right - left for right, left in zip(b, level.product(x), strict=True)]
-        x = level.prolong(x, self._cycle(depth + 1, level.restrict(residual)))
+        x: list[Tensor] | None = None
         for _ in range(self.sweeps):
-            x = level.sweep(x, b, False)
+            x = level.smooth(x, b, True)
+        assert x is not None
+        x = level.prolong(x, self._cycle(depth + 1, level.restrict(level.residual(x, b))))
+        for _ in range(self.sweeps):
+            x = level.smooth(x, b, False)
         return from_blocks(torch.stack(x, dim=1), level.space)
 
 

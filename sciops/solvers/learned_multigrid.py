@@ -56,7 +56,8 @@ class LearnedMultigrid(Discrete):
     Without weights (before `fit` or `load`) it is BoxmgCG with the same smoother, exactly.
 
     net        {class_path, init_args} or a module; None: the default network of the problem's dimension
-    smoother   "point" (as trained) or "incomplete" (relaxation is then not used, transfers are)
+    smoother   "point", or "incomplete": relaxation is then not used, transfers are; `fit` trains for this smoother, and
+               weights serve best with the one they were trained for
     backend    "compiled" (CPU) or "torch" (any device; point smoother, all cases at once)
     precision  of the cycle; the iteration is in float64
     steps, batch_size, lr, seed, matrices   of `fit`: optimiser steps of so many systems, from at most so many matrices
@@ -193,7 +194,8 @@ class LearnedMultigrid(Discrete):
         trial, batch, marks = copy.deepcopy(module), source.sample(self.batch_size, torch.Generator()), []
         for _ in range(2):
             started = time.perf_counter()
-            steps_per_e_fold(batch, trial.net, trial.hparams["steps"] + 2).log().mean().backward()
+            k = trial.hparams["steps"] + 2
+            steps_per_e_fold(batch, trial.net, k, smoother=self.smoother).log().mean().backward()
             marks.append(time.perf_counter() - started)
         return max(1, min(self.steps, int(0.8 * seconds / min(marks))))
 
@@ -206,7 +208,7 @@ class LearnedMultigrid(Discrete):
     def _new_module(self, spec: dict[str, Any] | nn.Module) -> Any:
         from sciops.solvers.learned_multigrid_module import LearnedMultigridModule
 
-        return LearnedMultigridModule(spec, lr=self.lr, seed=self.seed)
+        return LearnedMultigridModule(spec, smoother=self.smoother, lr=self.lr, seed=self.seed)
 
     def _install(self, module: Any) -> None:
         self.module = module.eval().cpu()

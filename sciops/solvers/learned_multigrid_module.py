@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sciops.core.errors import UsageError
 from sciops.core.linear import LinearOperator
 from sciops.data.residual_sources import SystemBatch
-from sciops.numerics.differentiable_multigrid import Adviser, DifferentiableHierarchy, stencil_of
+from sciops.numerics.differentiable_multigrid import Adviser, DifferentiableHierarchy, Smoother, stencil_of
 from sciops.numerics.reductions import inner, wide
 from sciops.solvers.checkpoint import KEY, SCHEMA, describe_net, require_match
 from sciops.solvers.operator_facts import build_net, check_net
@@ -23,21 +23,23 @@ SLOWEST = 1e-3
 
 
 class LearnedMultigridModule(pl.LightningModule):
-    """min_θ E log n_θ(A, b),  n = k / log(‖b‖ / ‖r_k‖): steps of conjugate gradients per factor e of the residual.
+    """min_θ E log n_θ(A, b),  n = k / log(‖r_s‖ / ‖r_{s+k}‖): steps of conjugate gradients per factor e.
 
-    r_k is the residual after k steps from x = 0, preconditioned by one advised cycle (`DifferentiableHierarchy`);
-    gradients flow through all of it, the coarse matrices included. The mean of logarithms makes gains of all families
-    count alike, whatever its difficulty; a step saved on an easy matrix is worth as much as three on a hard one.
+    r_j is the residual after j steps from x = 0, preconditioned by one advised cycle (`DifferentiableHierarchy`);
+    gradients flow through the last k of them, the coarse matrices included. The mean of logarithms makes gains of all
+    families count alike, whatever their difficulty.
     Why not the contraction of one cycle on random errors: what it sees are rough errors, and it drives ω away from what
     the whole iteration wants.
 
     net        {class_path, init_args} of a StencilAdviser, or a module
     steps      k is drawn from steps … steps + 4 at each batch
-    sweeps     Gauss–Seidel sweeps before and after
+    late       s is drawn from 0 … late: white b are rough and go fast, what is left later on decides the iterations
+    sweeps     smoothing steps before and after
+    smoother   "point", or "incomplete": then transfers and scales alone are learned
     lr, schedule, pct_start   Adam; "onecycle_step" with its peak at lr, or "constant"
     clip       bound of the 2-norm of the gradient; batches with a gradient that is not finite are passed over
     Batches: `SystemBatch`es in float64. Logs train_loss, val_loss (monitored; e^val_loss is the geometric mean of n).
-    Cost of a step: about 3k cycles. Reference: Rudikov et al., ICML 2024 (losses on Krylov residuals).
+    Cost of a step: about 3k + s cycles. Reference: Rudikov et al., ICML 2024 (losses on Krylov residuals).
     """
 
     monitor = "val_loss"
@@ -46,7 +48,9 @@ class LearnedMultigridModule(pl.LightningModule):
         self,
         net: dict[str, Any] | nn.Module = NET,
         steps: int = 6,
+        late: int = 0,
         sweeps: int = 1,
+        smoother: Smoother = "point",
         lr: float = 3e-3,
         schedule: str = "onecycle_step",
         pct_start: float = 0.1,
@@ -56,8 +60,10 @@ class LearnedMultigridModule(pl.LightningModule):
         super().__init__()
         if schedule not in ("onecycle_step", "constant"):
             raise UsageError(f"schedule must be onecycle_step or constant; got '{schedule}'.")
-        if steps < 1 or sweeps < 1:
-            raise UsageError(f"steps and sweeps must be 1 or more; got {steps} and {sweeps}.")
+        if steps < 1 or sweeps < 1 or late < 0:
+            raise UsageError(f"steps, sweeps must be 1 or more, late 0 or more; got {steps}, {sweeps} and {late}.")
+        if smoother not in ("point", "incomplete"):
+            raise UsageError(f"smoother must be point or incomplete; got '{smoother}'.")
         given = isinstance(net, nn.Module)
         self.save_hyperparameters(ignore=["net"] if given else [])
         if not isinstance(net, nn.Module):
@@ -68,14 +74,17 @@ class LearnedMultigridModule(pl.LightningModule):
         self.facts = {"schema": SCHEMA, "kind": KIND, "net": None if isinstance(net, nn.Module) else dict(net)}
 
     def training_step(self, batch: SystemBatch, index: int) -> Tensor:
-        # The number of steps follows from the position alone, so that a resumed run repeats it.
-        k = self.hparams["steps"] + self.global_step % 5
-        loss = steps_per_e_fold(batch, self.net, k, self.hparams["sweeps"]).log().mean()
+        # The numbers of steps follow from the position alone, so that a resumed run repeats them.
+        h = self.hparams
+        k, late = h["steps"] + self.global_step % 5, 7 * self.global_step % (h["late"] + 1)
+        loss = steps_per_e_fold(batch, self.net, k, h["sweeps"], late, h["smoother"]).log().mean()
         self.log("train_loss", loss.detach(), on_epoch=True, on_step=False, batch_size=len(batch.b), sync_dist=True)
         return loss
 
     def validation_step(self, batch: SystemBatch, index: int) -> None:
-        loss = steps_per_e_fold(batch, self.net, self.hparams["steps"] + 2, self.hparams["sweeps"]).log().mean()
+        h = self.hparams
+        k = h["steps"] + 2 + h["late"]
+        loss = steps_per_e_fold(batch, self.net, k, h["sweeps"], smoother=h["smoother"]).log().mean()
         self.log("val_loss", loss, on_epoch=True, on_step=False, batch_size=len(batch.b), sync_dist=True)
 
     def on_before_optimizer_step(self, optimizer: Any) -> None:
@@ -112,18 +121,37 @@ class LearnedMultigridModule(pl.LightningModule):
         require_match(self.state_dict(), content["state_dict"], models, where)
 
 
-def steps_per_e_fold(batch: SystemBatch, adviser: Adviser | None, k: int, sweeps: int = 1) -> Float[Tensor, " n"]:
-    """k / log(‖b‖/‖r_k‖) of conjugate gradients with the (un)advised cycle, differentiable in the advice."""
+def steps_per_e_fold(
+    batch: SystemBatch,
+    adviser: Adviser | None,
+    k: int,
+    sweeps: int = 1,
+    late: int = 0,
+    smoother: Smoother = "point",
+) -> Float[Tensor, " n"]:
+    """k / log(‖r_late‖/‖r_{late+k}‖) of conjugate gradients with the (un)advised cycle.
+
+    Differentiable in the advice; the first `late` steps are made with it too, but no gradient goes through them.
+    """
     A: LinearOperator = batch.A
-    hierarchy = DifferentiableHierarchy(stencil_of(A).stencil, adviser, sweeps)
-    r = batch.b
-    start, rho, p = inner(r, r), r.new_ones(A.n), torch.zeros_like(r)
+    hierarchy = DifferentiableHierarchy(stencil_of(A).stencil, adviser, sweeps, smoother=smoother)
+    state = batch.b, batch.b.new_ones(A.n), torch.zeros_like(batch.b)
+    with torch.no_grad():
+        for _ in range(late):
+            state = _step(A, hierarchy, *state)
+    start = inner(state[0], state[0])
     for _ in range(k):
-        z = hierarchy(r)
-        found = inner(r, z)
-        p = z + wide(found / rho, r) * p
-        rho = found
-        q = A.matvec(p)
-        r = r - wide(rho / inner(p, q), r) * q
-    reduction = 0.5 * torch.log(start / inner(r, r)) / k
+        state = _step(A, hierarchy, *state)
+    reduction = 0.5 * torch.log(start / inner(state[0], state[0])) / k
     return 1.0 / reduction.clamp(min=SLOWEST)
+
+
+def _step(
+    A: LinearOperator, hierarchy: DifferentiableHierarchy, r: Tensor, rho: Tensor, p: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Residual, r·Br and direction after one more step of conjugate gradients."""
+    z = hierarchy(r)
+    found = inner(r, z)
+    p = z + wide(found / rho, r) * p
+    q = A.matvec(p)
+    return r - wide(found / inner(p, q), r) * q, found, p

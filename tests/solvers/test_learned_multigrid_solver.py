@@ -1,6 +1,7 @@
 """The learned multigrid as a contestant: untrained it is BoxmgCG, trained it takes fewer steps to the same answer."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_training_lowers_the_loss_and_carries_over_to_another_size() -> None:
     module = LearnedMultigridModule({"class_path": "sciops.models.learned_multigrid.StencilAdviser"}, lr=1e-2)
     adam = torch.optim.Adam(module.net.parameters(), 5e-3)
     test = data.sources["valid"].sample(4, torch.Generator().manual_seed(9))
-    before = float(steps_per_e_fold(test, module.net, 7).log().mean())
+    before = float(steps_per_e_fold(test, module.net, 7).log().mean().detach())
     plain = float(steps_per_e_fold(test, None, 7).log().mean())
     assert abs(before - plain) < 1e-9
     for step in range(15):
@@ -111,6 +112,40 @@ def test_training_lowers_the_loss_and_carries_over_to_another_size() -> None:
         A, _ = system(48, seed=77)
         large = MixedMatrices([A]).sample(1, torch.Generator().manual_seed(0))
         assert float(steps_per_e_fold(large, module.net, 7).log()) < float(steps_per_e_fold(large, None, 7).log())
+
+
+@pytest.mark.parametrize("smoother", ["point", "incomplete"])
+def test_late_steps_continue_the_same_iteration(smoother: Any) -> None:
+    """‖b‖/‖r_9‖ is the product of what the first 4 steps and the next 5 gain."""
+    A, _ = system(24)
+    batch = MixedMatrices([A]).sample(2, torch.Generator().manual_seed(1))
+    early, late, both = (
+        k / steps_per_e_fold(batch, None, k, 1, skipped, smoother) for k, skipped in ((4, 0), (5, 4), (9, 0))
+    )
+    assert torch.allclose(early + late, both, rtol=1e-9)
+
+
+def test_training_for_the_incomplete_smoother_leaves_relaxation_alone() -> None:
+    net = StencilAdviser(2, 8)
+    A, _ = system(24)
+    batch = MixedMatrices([A]).sample(2, torch.Generator().manual_seed(1))
+    steps_per_e_fold(batch, net, 4, smoother="incomplete").log().mean().backward()
+    assert net.say.bias.grad is not None
+    relaxation, rest = net.say.bias.grad[:4], net.say.bias.grad[4:]
+    assert float(relaxation.abs().max()) == 0.0 and float(rest.abs().min()) > 0
+
+
+def test_batches_of_several_sizes_cost_alike() -> None:
+    problems = [{"class_path": "sciops.problems.high_contrast.HighContrast"}]
+    data = MatrixData(problems, shape=[(16, 16), (32, 32)], matrices=2)
+    data.setup()
+    sizes = set()
+    for seed in range(12):
+        batch = data.sources["train"].sample(8, torch.Generator().manual_seed(seed))
+        again = data.sources["train"].sample(8, torch.Generator().manual_seed(seed))
+        assert torch.equal(batch.b, again.b) and batch.A.n == len(batch.b)
+        sizes.add(tuple(batch.b.shape))
+    assert sizes == {(8, 16, 16), (2, 32, 32)}
 
 
 def test_fit_save_load(tmp_path: Path) -> None:
