@@ -47,10 +47,10 @@ FAMILIES: dict[str, Callable[[int], Problem]] = {
 }
 CONSTANT = ("box",)
 """Constant coefficients: shown, and compared with aggregation alone, not part of the geometric mean."""
-OURS = ("BoxMG", "learned multigrid")
+OURS = ("BoxMG", "BoxMG, no trial", "learned multigrid")
 SOLVERS: dict[str, Callable[[], Solver]] = {
     "BoxMG": BoxmgCG,
-    "learned multigrid": LearnedMultigrid,
+    "BoxMG, no trial": lambda: BoxmgCG("box"),
     "aggregation": AggregationCG,
     "AMGCL RS": lambda: AmgclCG("ruge_stuben"),
     "AMGCL SA": lambda: AmgclCG("smoothed_aggregation"),
@@ -161,12 +161,16 @@ def _total(cell: dict) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=["512", "128^3"])
-    parser.add_argument("--solvers", nargs="+", default=list(SOLVERS), choices=list(SOLVERS))
+    parser.add_argument("--solvers", nargs="+", choices=[*SOLVERS, "learned multigrid"])
+    parser.add_argument("--weights", help="checkpoint of a learned multigrid of the dimension of all sizes")
     parser.add_argument("--families", nargs="+", default=list(FAMILIES), choices=list(FAMILIES))
     parser.add_argument("--maxiter", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=1, help="the least time of so many runs")
     parser.add_argument("--out", type=Path, default=Path("runs/linear_suite.json"))
     arguments = parser.parse_args()
+    if arguments.weights:
+        SOLVERS["learned multigrid"] = lambda: LearnedMultigrid.from_checkpoint(arguments.weights)
+    arguments.solvers = arguments.solvers or list(SOLVERS)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     found = json.loads(arguments.out.read_text()) if arguments.out.is_file() else {}
     missing = [

@@ -211,6 +211,21 @@ def solution(
     return LinearSolution(x, status, iterations, residual, torch.stack(history), applications + 1, stats)
 
 
+def advised(answer: LinearSolution, b: Float[Tensor, "n *s"], tol: float) -> LinearSolution:
+    """The same with `stats["advice"]`: one sentence per case that failed, "" for the others."""
+    level = 1e3 * torch.finfo(b.dtype).eps
+    advice = []
+    for i, found in enumerate(answer.status):
+        sentence = ADVICE[found]
+        if found is Status.NONFINITE and not bool(torch.isfinite(b[i]).all()):
+            sentence = NAN_INPUT
+        elif found is Status.MAX_ITER and (float(answer.history[-1, i]) <= tol or float(answer.residual[i]) <= level):
+            sentence = ROUNDING
+        advice.append(sentence)
+    answer.stats["advice"] = advice
+    return answer
+
+
 def relative(size: Float[Tensor, " n"], scale: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
     """size/scale, size itself where scale is 0."""
     return torch.where(scale > 0, size / torch.where(scale > 0, scale, 1.0), size)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sciops.core.errors import UsageError
 from sciops.core.linear import LinearOperator, LinearSolution, LinearSolver, Status, require_tags
+from sciops.numerics.guards import advised
 from sciops.numerics.multigrid import Hierarchy
 from sciops.numerics.reductions import inner, off_nullspace, wide
 
@@ -85,7 +86,7 @@ class ConjugateGradients(LinearSolver):
         if total == 1 and b.shape[0] > 1:  # one matrix, many right-hand sides
             starts = [None] * len(b) if x0 is None else list(x0.split(1))
             pairs = zip(b.split(1), starts, strict=True)
-            return _joined([self.solve(state, row, start, tol, maxiter) for row, start in pairs])
+            return advised(_joined([self.solve(state, row, start, tol, maxiter) for row, start in pairs]), b, tol)
         if b.shape[0] != total:
             raise UsageError(f"The right-hand side has {b.shape[0]} cases but the operator has {total}.")
         if b.dtype != groups[0].A.dtype:
@@ -95,7 +96,7 @@ class ConjugateGradients(LinearSolver):
             rows = slice(group.start, group.start + group.A.n)
             start = None if x0 is None else x0[rows]
             parts.append(pcg(group.A, b[rows], group.frame, start, tol, maxiter))
-        return _joined(parts)
+        return advised(_joined(parts), b, tol)
 
 
 class Group:

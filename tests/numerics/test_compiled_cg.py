@@ -101,6 +101,17 @@ def test_incompatible_right_hand_side_is_projected() -> None:
     assert (A.project(got.x) - got.x).abs().max() < 1e-12 and bool((got.x[~A.active] == 0).all())
 
 
+def test_many_right_hand_sides_for_one_matrix() -> None:
+    A = from_mask(random_mask((14, 15), 0.9, 6), "top")
+    b = torch.cat([white(A), 3 * white(A), torch.flip(white(A), (1,)) * A.active])
+    solver = IncompleteCholesky()
+    state = solver.setup(A)
+    together = solver.solve(state, b)
+    assert together.status == [Status.OK] * 3 and together.history.shape[1] == 3
+    for i in range(3):
+        assert torch.equal(together.x[i], solver.solve(state, b[i : i + 1]).x[0])
+
+
 def test_statuses_are_honest() -> None:
     A = from_mask(random_mask((14, 15), 0.9, 6, n=2), "top")
     b = white(A)
@@ -110,9 +121,12 @@ def test_statuses_are_honest() -> None:
     poisoned[0, 3, 3] = torch.nan
     answer = solver.solve(state, poisoned)
     assert answer.status == [Status.NONFINITE, Status.OK]
-    assert solver.solve(state, b, maxiter=3).status == [Status.MAX_ITER] * 2
+    assert "right-hand side" in answer.stats["advice"][0] and answer.stats["advice"][1] == ""
+    short = solver.solve(state, b, maxiter=3)
+    assert short.status == [Status.MAX_ITER] * 2 and all("raise maxiter" in s for s in short.stats["advice"])
     below_rounding = solver.solve(state, b, tol=1e-20, maxiter=200)
     assert below_rounding.status == [Status.MAX_ITER] * 2 and float(below_rounding.residual.max()) < 1e-13
+    assert all("below what rounding" in s for s in below_rounding.stats["advice"])
     zero = solver.solve(state, torch.zeros_like(b))
     assert zero.status == [Status.OK] * 2 and not bool(zero.x.any())
     single = solver.solve(state, b.float())

@@ -13,6 +13,7 @@ from sciops.core.errors import UsageError
 from sciops.core.linear import LinearOperator, LinearSolution, LinearSolver, require_tags
 from sciops.numerics.compiled.conjugate_gradients import Outcome, Precondition, conjugate_gradients
 from sciops.numerics.compiled.systems import System, is_shared, system_of
+from sciops.numerics.guards import advised
 
 
 @dataclass
@@ -89,21 +90,24 @@ class CompiledCG(LinearSolver):
         tol: float = 1e-8,
         maxiter: int = 500,
     ) -> LinearSolution:
-        if b.shape[0] != len(state.systems) or tuple(b.shape[1:]) != state.space:
+        systems, preconditions = state.systems, state.preconditions
+        if len(systems) == 1:  # one matrix, any number of right-hand sides
+            systems, preconditions = systems * len(b), preconditions * len(b)
+        if b.shape[0] != len(systems) or tuple(b.shape[1:]) != state.space:
             raise UsageError(
-                f"The right-hand side has shape {tuple(b.shape)} but the operator ({len(state.systems)}, "
+                f"The right-hand side has shape {tuple(b.shape)} but the operator ({len(systems)}, "
                 f"{', '.join(map(str, state.space))})."
             )
         rhs = b.detach().cpu().numpy()
         starts = None if x0 is None else x0.detach().cpu().numpy()
         outcomes = [
             self.iterate(system, precondition, rhs[i], None if starts is None else starts[i], tol, maxiter)
-            for i, (system, precondition) in enumerate(zip(state.systems, state.preconditions, strict=True))
+            for i, (system, precondition) in enumerate(zip(systems, preconditions, strict=True))
         ]
         x = torch.from_numpy(np.stack([outcome.x for outcome in outcomes]) if outcomes else np.zeros(rhs.shape))
         length = max((len(outcome.history) for outcome in outcomes), default=1)
         history = [outcome.history + outcome.history[-1:] * (length - len(outcome.history)) for outcome in outcomes]
-        return LinearSolution(
+        answer = LinearSolution(
             x.to(dtype=b.dtype, device=b.device),
             [outcome.status for outcome in outcomes],
             torch.tensor([outcome.iterations for outcome in outcomes], dtype=torch.int64, device=b.device),
@@ -111,6 +115,7 @@ class CompiledCG(LinearSolver):
             torch.tensor(history, dtype=b.dtype, device=b.device).reshape(len(outcomes), length).T,
             max((outcome.applications for outcome in outcomes), default=0),
         )
+        return advised(answer, b, tol)
 
 
 class PlainCompiledCG(CompiledCG):
