@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 import torch
 
 from sciops.cli import main
@@ -218,7 +219,11 @@ def test_every_training_experiment_parses(file: Path, capsys: pytest.CaptureFixt
     if file.parent.name == "compare":
         pytest.skip("a comparison, not a training")
     assert main(["fit", "--config", str(file), "--print_config"]) == 0
-    assert "operator_module.OperatorModule" in capsys.readouterr().out
+    printed = yaml.safe_load(capsys.readouterr().out)
+    told = yaml.safe_load(file.read_text(encoding="utf8"))
+    wanted = told.get("model", {}).get("class_path", "sciops.solvers.operator_module.OperatorModule")
+    assert printed["model"]["class_path"] == wanted
+    assert printed["data"]["class_path"] == told["data"]["class_path"]
 
 
 def test_two_processes_train_as_one(project: Path, tmp_path: Path) -> None:
