@@ -10,7 +10,7 @@ from sciops.numerics.compiled.aggregation import AggregationMultigrid
 from sciops.numerics.compiled.box_multigrid import BoxMultigrid, Trial, too_slow
 from sciops.numerics.compiled.boxmg import BoxHierarchy, BoxOptions
 from sciops.numerics.compiled.boxmg_matrix import BoxMatrix
-from sciops.numerics.compiled.islands import OCTAVES, BalancedCycle, Islands, gap
+from sciops.numerics.compiled.islands import OCTAVES, BalancedCycle, Islands, float_in_numbers, gap
 from sciops.numerics.compiled.systems import FaceSystem
 
 
@@ -122,10 +122,18 @@ def test_constants_of_islands_are_what_slows_the_cycle_down() -> None:
     assert balanced.iterations < plain.iterations
 
 
+def channels(n: int) -> np.ndarray:
+    """Two stiff sheets from wall to wall, one cell and two thick."""
+    k = np.ones((n, n, n))
+    k[n // 3] = 1e4
+    k[:, n // 2 : n // 2 + 2] = 1e4
+    return k
+
+
 def test_the_trial_keeps_aggregation_where_it_is_fast_and_leaves_it_where_it_is_not() -> None:
     solver = BoxMultigrid()
-    for contrast, stays in ((1.0, True), (1e6, False)):
-        A = diffusion(balls(24, contrast))
+    for k, stays in ((np.ones((24, 24, 24)), True), (channels(25), False)):
+        A = diffusion(k)
         b = torch.from_numpy(np.random.default_rng(0).standard_normal((1, *A.space)))
         state = solver.setup(A)
         answer = solver.solve(state, b, tol=1e-9)
@@ -141,6 +149,15 @@ def test_the_trial_keeps_aggregation_where_it_is_fast_and_leaves_it_where_it_is_
         again = solver.solve(state, b, tol=1e-9)
         assert int(again.iterations[0]) <= int(answer.iterations[0])
         assert torch.allclose(again.x, answer.x, rtol=1e-6, atol=1e-7 * float(answer.x.abs().max()))
+
+
+def test_stiff_parts_afloat_skip_the_trial() -> None:
+    assert float_in_numbers(FaceSystem(diffusion(balls(24, 1e6))))
+    assert not float_in_numbers(FaceSystem(diffusion(balls(24, 1.0))))
+    assert not float_in_numbers(FaceSystem(diffusion(balls(24, 1e-6))))
+    assert not float_in_numbers(FaceSystem(diffusion(channels(24))))
+    state = BoxMultigrid().setup(diffusion(balls(24, 1e6)))
+    assert isinstance(state.preconditions[0], BalancedCycle)
 
 
 def test_patience() -> None:

@@ -15,7 +15,7 @@ from sciops.numerics.compiled.base import CompiledCG
 from sciops.numerics.compiled.boxmg import Advice, BoxHierarchy, BoxOptions
 from sciops.numerics.compiled.boxmg_matrix import BoxMatrix
 from sciops.numerics.compiled.conjugate_gradients import Outcome, Precondition, conjugate_gradients
-from sciops.numerics.compiled.islands import BalancedCycle, Islands, gap
+from sciops.numerics.compiled.islands import BalancedCycle, Islands, float_in_numbers, gap
 from sciops.numerics.compiled.systems import FaceSystem, System, faces_of
 
 METHODS = ("auto", "box")
@@ -29,7 +29,8 @@ class BoxMultigrid(CompiledCG):
 
     `method="auto"` tries unsmoothed aggregation on face-weight systems first, whose set-up costs next to nothing; where
     its first steps say that it will need many, the iteration goes on from there with operator-dependent multigrid. The
-    set-up of that is then part of the first solve. "box" skips the trial.
+    set-up of that is then part of the first solve. "box" skips the trial; so do systems with stiff parts afloat, where
+    aggregation is known to fail.
     3-D systems with a wide gap in their weights get W-cycles and, where stiff parts float, those parts' constants are
     solved for exactly (`islands`). `options`: see `BoxOptions`; `advice`: see `BoxHierarchy`.
     Takes FaceOperators and symmetric StencilOperators of radius 1 that are not periodic, in 1 to 3 dimensions.
@@ -59,8 +60,7 @@ class BoxMultigrid(CompiledCG):
         return A
 
     def build(self, system: System, A: LinearOperator, i: int) -> Precondition:
-        if self.method_choice == "auto" and isinstance(system, FaceSystem):
-            # Its own operator for case i alone: the trial may outlive the batch.
+        if self.method_choice == "auto" and isinstance(system, FaceSystem) and not float_in_numbers(system):
             return Trial(AggregationCycle(system, 2, 2.0, np.float32), lambda: self._cycle(system, A, i))
         return self._cycle(system, A, i)
 

@@ -1,5 +1,6 @@
 """Operator-dependent multigrid (black-box multigrid) for 5/9-point matrices in 2-D and 7/27-point ones in 3-D."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,7 +11,13 @@ from sciops.core.errors import UsageError
 from sciops.numerics.compiled import boxmg_setup as build
 from sciops.numerics.compiled import boxmg_tables as tables
 from sciops.numerics.compiled.boxmg_coarsest import Coarsest
-from sciops.numerics.compiled.boxmg_incomplete import factorise, solve_backward, solve_forward, to_residual
+from sciops.numerics.compiled.boxmg_incomplete import (
+    factorise,
+    factorise_faces,
+    solve_backward,
+    solve_forward,
+    to_residual,
+)
 from sciops.numerics.compiled.boxmg_matrix import BoxMatrix
 from sciops.numerics.compiled.boxmg_smoothing import smooth_faces, smooth_stencil
 from sciops.numerics.compiled.boxmg_transfer import largest, load, prolong, restrict_residual, unload
@@ -114,7 +121,10 @@ class BoxHierarchy:
         if self.coarsest is None:
             z[...] = 0.0
             return
-        size = largest(r.reshape(-1))
+        flat = r.reshape(-1)
+        size = math.sqrt(float(np.dot(flat, flat)))
+        if not 1e-100 < size < 1e100:  # squares may have left the range of float64
+            size = largest(flat)
         if not (size > 0) or not np.isfinite(size):
             z[...] = r
             return
@@ -229,11 +239,17 @@ class BoxHierarchy:
                 matrix.inside(relaxation)[...] = np.clip(advice.relaxation, 1e-3, 2 - 1e-3).reshape(matrix.space)
         else:
             relaxation *= self.options.damping
-            lower, pivots = matrix.off.copy(), matrix.diag.copy()
-            flat = lower.reshape(len(lower), -1), pivots.reshape(-1)
             strides = np.array([s // matrix.diag.itemsize for s in matrix.diag.strides])
-            factorise(matrix.diag.reshape(-1), matrix.plan.offsets @ strides, matrix.plan.pairs, pivots.size, *flat)
-            lower = lower.astype(self.dtype)
+            diag, reach, pivots = matrix.diag.reshape(-1), matrix.plan.offsets @ strides, matrix.diag.copy()
+            if matrix.faces:
+                lower = np.zeros(matrix.off.shape, dtype=self.dtype)
+                off, flat = matrix.off.reshape(len(lower), -1), lower.reshape(len(lower), -1)
+                factorise_faces(diag, off, reach, diag.size, flat, pivots.reshape(-1))
+            else:
+                lower = matrix.off.copy()
+                flat = lower.reshape(len(lower), -1)
+                factorise(diag, reach, matrix.plan.pairs, diag.size, flat, pivots.reshape(-1))
+                lower = lower.astype(self.dtype)
         inverse = np.divide(relaxation, pivots, out=np.zeros_like(pivots), where=matrix.diag > 0)
         return lower, inverse.astype(self.dtype)
 

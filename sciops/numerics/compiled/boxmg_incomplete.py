@@ -53,6 +53,31 @@ def factorise(diag, reach, pairs, size, lower, pivots):
 
 @njit(cache=True, fastmath=FAST, error_model="numpy")
 @no_type_check
+def factorise_faces(diag, off, reach, size, lower, pivots):
+    """`factorise` for 5- and 7-point stencils, whose every fill-in is dropped; `lower` may be in another precision."""
+    deep = reach.shape[0] == 3
+    first, second, third = reach[0], reach[1], reach[reach.shape[0] - 1]
+    for i in range(size):
+        if diag[i] <= 0:
+            continue
+        pivot = max(pivots[i], 1e-8 * diag[i])
+        pivots[i] = pivot
+        back = 1.0 / pivot
+        a, b = off[0, i], off[1, i]
+        c = off[2, i] if deep else 0.0
+        x, y, z = abs(a), abs(b), abs(c)
+        lower[0, i] = a * back
+        lower[1, i] = b * back
+        # −v² is the elimination; |v w| makes up for what is dropped.
+        pivots[i + first] += x * back * (y + z - x)
+        pivots[i + second] += y * back * (x + z - y)
+        if deep:
+            lower[2, i] = c * back
+            pivots[i + third] += z * back * (x + y - z)
+
+
+@njit(cache=True, fastmath=FAST, error_model="numpy")
+@no_type_check
 def solve_forward(b, x, lower, gz, space, faces):
     """(I + L D⁻¹) x = b; x may be b."""
     nz, ny, nx = space
