@@ -65,6 +65,8 @@ class LearnedMultigrid(Discrete):
 
     `fit` needs no solutions: it reads matrices only. Trained at one size, it is used at any other.
     Cost: the set-up of BoxmgCG and some 700 multiplications per point for the network; iterations cost the same.
+    With a network the cycle is a V-cycle throughout: 3-D matrices with wide gaps in their weights do better without,
+    where BoxmgCG takes W-cycles and corrects for stiff islands.
     Refuses periodic grids and problems of another dimension than its network.
     Reference: Greenfeld et al., ICML 2019; Dendy, J. Comput. Phys. 48 (1982).
     """
