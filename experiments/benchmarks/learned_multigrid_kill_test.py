@@ -3,6 +3,7 @@
     W=runs/high_contrast/learned_multigrid/checkpoints/best.ckpt
     python experiments/benchmarks/learned_multigrid_kill_test.py --weights $W
     … --ndim 3 --sizes 32 128 --weights …          the same in 3-D
+    … --recipe FILE --weights …                    steps per factor e on the held-out matrices of a training recipe
 
 Prints one table per size: the geometry of these cases was not seen in training. "point" and "incomplete" are the
 smoothers of operator-dependent multigrid; "learned" changes relaxation (point only), interpolation and coarse scale.
@@ -14,19 +15,23 @@ Seconds are CPU seconds of one thread, set-up + solve to 1e-8, the smaller of tw
 import argparse
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from sciops.core.grid import Grid
 from sciops.core.linear import Status
 from sciops.core.problem import Problem
+from sciops.data.matrix_data import MatrixData
 from sciops.numerics.compiled.box_multigrid import BoxMultigrid
 from sciops.numerics.compiled.boxmg import BoxOptions
 from sciops.problems.high_contrast import HighContrast
 from sciops.problems.pressure import Pressure
 from sciops.solvers.learned_multigrid import LearnedMultigrid
+from sciops.solvers.learned_multigrid_module import LearnedMultigridModule, steps_per_e_fold
 
 FIRST_SEED = 900_000
 SMOOTHERS = ("point", "incomplete")
@@ -59,6 +64,26 @@ def measure(solver: Any, A: Any, b: torch.Tensor) -> tuple[int, float, float, bo
     return int(found.iterations[0]), *best, found.status[0] is Status.OK
 
 
+def held_out(recipe: str, net: Any) -> str:
+    """Steps per factor e on the validation matrices of a training recipe, without and with the network."""
+    given = yaml.safe_load(Path(recipe).read_text())
+    data = MatrixData(**given["data"]["init_args"])
+    data.setup()
+    h = LearnedMultigridModule(**given["model"]["init_args"]).hparams
+    sums, count = [0.0, 0.0], 0
+    with torch.no_grad():
+        for batch in data.val_dataloader():
+            count += len(batch.b)
+            for i, adviser in enumerate((None, net)):
+                k = h["steps"] + 2 + h["late"]
+                n = steps_per_e_fold(batch, adviser, k, h["sweeps"], smoother=h["smoother"])
+                sums[i] += float(n.log().sum())
+    without, learned = (math.exp(total / count) for total in sums)
+    return (
+        f"held-out matrices of {Path(recipe).name}: {without:.3f} steps per factor e untrained, {learned:.3f} learned"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True)
@@ -66,6 +91,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 512])
     parser.add_argument("--cases", type=int, default=2)
     parser.add_argument("--families", nargs="+", help="parts of names of the rows to run; all of them if not given")
+    parser.add_argument("--recipe", help="the file it was trained with: compare on its held-out matrices, and stop")
     parser.add_argument("--same-cycle", action="store_true", help="V-cycles without islands for the untrained as well")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -75,6 +101,9 @@ def main() -> None:
         if not table:
             parser.error(f"no family is called {given.families}; there are {list(families(given.ndim))}")
     learned = LearnedMultigrid.from_checkpoint(given.weights)
+    if given.recipe:
+        print(held_out(given.recipe, learned.module.net))
+        return
     solvers: dict[str, Any] = {}
     for smoother in SMOOTHERS:
         silent = (lambda matrix, depth: None) if given.same_cycle else None
