@@ -16,7 +16,7 @@ import argparse
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from sciops.solvers.learned_multigrid import LearnedMultigrid
 from sciops.solvers.learned_multigrid_module import LearnedMultigridModule, steps_per_e_fold
 
 FIRST_SEED = 900_000
-SMOOTHERS = ("point", "incomplete")
+SMOOTHERS: tuple[Literal["point", "incomplete"], ...] = ("point", "incomplete")
 WITHIN = 1.2
 
 
