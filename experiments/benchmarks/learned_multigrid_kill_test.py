@@ -136,11 +136,11 @@ def main() -> None:
                 gains[smoother].append((plain[0] / other[0], plain[1] / other[1]))
             print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
         print()
-        for smoother, ratios in gains.items():
+        for kind, ratios in gains.items():
             steps, seconds = (math.exp(float(np.mean(np.log([ratio[j] for ratio in ratios])))) for j in range(2))
             verdict = "learning pays" if seconds > WITHIN else f"untrained is within {WITHIN}×"
             print(
-                f"{smoother}: untrained / learned, geometric mean: {steps:.2f} in iterations, {seconds:.2f} in seconds "
+                f"{kind}: untrained / learned, geometric mean: {steps:.2f} in iterations, {seconds:.2f} in seconds "
                 f"(best family {max(r[0] for r in ratios):.2f} and {max(r[1] for r in ratios):.2f}): {verdict}\n",
                 flush=True,
             )
