@@ -73,7 +73,8 @@ def main() -> None:
     console.print(shown)
     console.print(f"{sum(map(len, failures.values()))} failures in {arguments.count} systems")
     for name, lines in failures.items():
-        console.print(f"{name}: " + "; ".join(lines[:5]))
+        if lines:
+            console.print(f"{name}: " + "; ".join(lines[:5]))
 
 
 if __name__ == "__main__":
