@@ -87,8 +87,10 @@ class BalancedCycle:
 
 
 def float_in_numbers(system: FaceSystem) -> bool:
-    """Do stiff parts that no stiff sink holds make up SHARE of the cells?"""
-    if gap(system, THINNED) is None:
+    """Do stiff parts that no stiff sink holds make up SHARE of the cells, and do they lie in a soft sea?"""
+    counts = _magnitudes(system, THINNED)
+    between = _widest(counts)
+    if between is None or 2 * counts[between:].sum() > counts.sum():
         return False
     threshold = gap(system)
     labels = None if threshold is None else afloat(system, threshold)
@@ -103,21 +105,27 @@ def afloat(system: FaceSystem, threshold: float) -> np.ndarray | None:
     return None if count == 0 or np.count_nonzero(labels >= 0) == np.count_nonzero(system.active) else labels
 
 
-def gap(system: FaceSystem, every: int = 1) -> float | None:
-    """The middle of the widest range of magnitudes that no weight or sink lies in, if it is OCTAVES wide.
+def gap(system: FaceSystem) -> float | None:
+    """The middle of the widest range of magnitudes that no weight or sink lies in, if it is OCTAVES wide."""
+    between = _widest(_magnitudes(system, 1))
+    return None if between is None else math.ldexp(1.0, between + BELOW)
 
-    `every` > 1 looks at one entry in so many: quicker, and it may see a gap that is none.
-    """
+
+def _magnitudes(system: FaceSystem, every: int) -> np.ndarray:
+    """How many weights and sinks have which binary exponent, counting one in so many."""
     counts = np.zeros(RANGE, dtype=np.int64)
     for a in (*system.faces, system.sink):
         _count_exponents(a.reshape(-1)[::every], counts)
+    return counts
+
+
+def _widest(counts: np.ndarray) -> int | None:
+    """The middle of the widest run of empty bins between filled ones."""
     used = np.flatnonzero(counts)
     if used.size < 2:
         return None
     k = int(np.diff(used).argmax())
-    if used[k + 1] - used[k] <= OCTAVES:
-        return None
-    return math.ldexp(1.0, int(used[k] + used[k + 1]) // 2 + BELOW)
+    return int(used[k] + used[k + 1]) // 2 if used[k + 1] - used[k] > OCTAVES else None
 
 
 @njit(cache=True, error_model="numpy")
