@@ -19,7 +19,7 @@ from sciops.numerics.compiled.islands import BalancedCycle, Islands, float_in_nu
 from sciops.numerics.compiled.systems import FaceSystem, System, faces_of
 
 METHODS = ("auto", "box")
-PATIENCE = 16
+PATIENCE = 28
 """Further steps of aggregation that cost about as much as a set-up and a solve with operator-dependent multigrid."""
 
 
