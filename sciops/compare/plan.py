@@ -33,7 +33,7 @@ KEYS = (
     "transfer",
     "shifts",
 )
-SOLVER_KEYS = ("name", "class_path", "init_args", "seeds")
+SOLVER_KEYS = ("name", "class_path", "init_args", "seeds", "ladder")
 METRICS = ("rel_l2", "rel_l2_p95", "rel_h1", "band_low", "band_mid", "band_high", "max", "boundary", "residual")
 
 
@@ -45,6 +45,8 @@ class Contestant:
     class_path: str
     init_args: Mapping[str, Any]
     seeds: tuple[int, ...]
+    ladder: bool = True
+    """Also run its other settings, for the work–precision curve and the time at equal error."""
 
     def make(self, seed: int | None = None) -> Solver:
         """A fresh solver; `seed` is passed on where the class takes one."""
@@ -157,7 +159,10 @@ def _contestant(entry: Any, seeds: tuple[int, ...], path: Path) -> Contestant:
     made = Contestant("", entry["class_path"], entry.get("init_args") or {}, ())
     solver = made.make(0)  # checks the class and its arguments now, before any computation
     own = tuple(entry.get("seeds", seeds)) if solver.trained else (0,)
-    return Contestant(entry.get("name", solver.name), made.class_path, made.init_args, own)
+    ladder = entry.get("ladder", True)
+    if not isinstance(ladder, bool):
+        raise UsageError(f"{path}: ladder of {entry['class_path']} must be true or false; got {ladder!r}.")
+    return Contestant(entry.get("name", solver.name), made.class_path, made.init_args, own, ladder)
 
 
 def _expand(value: Any) -> Any:

@@ -82,7 +82,7 @@ class Comparison:
     def _ladder(self, contestant: Contestant, solver: Solver, seed: int, own: Row) -> list[Row]:
         """The other settings of the method, for the work–precision curve."""
         rows: list[Row] = []
-        if own.status == "failed":
+        if own.status == "failed" or not contestant.ladder:
             return rows
         for rung in solver.ladder():
             if rung is solver or rung.name == solver.name:

@@ -23,11 +23,12 @@ dataset: x.yaml
 seeds: [3, 4]
 solvers:
   - class_path: {HERE}/contestants.py:Mean
-  - {{name: J, class_path: "{HERE}/contestants.py:Jacobi", init_args: {{sweeps: 5}}}}
+  - {{name: J, class_path: "{HERE}/contestants.py:Jacobi", init_args: {{sweeps: 5}}, ladder: false}}
 """,
         )
     )
     assert [(c.name, c.seeds) for c in plan.solvers] == [("Mean", (3, 4)), ("J", (0,))]
+    assert [c.ladder for c in plan.solvers] == [True, False]
     assert plan.solvers[0].make(4).seed == 4
     assert plan.solvers[1].make(4).sweeps == 5
 
@@ -43,6 +44,10 @@ solvers:
         ("dataset: x\nsolvers: [{class_path: sciops.problems.poisson.Poisson}]", ["not a Solver"]),
         ("dataset: x\ntiming: {repeat: 3}\nsolvers: [{class_path: a.B}]", ["repeat", "repeats"]),
         ("dataset: x\nsolvers: [{class: a.B}]", ["class_path"]),
+        (
+            f"dataset: x\nsolvers: [{{class_path: '{HERE}/contestants.py:Mean', ladder: 3}}]",
+            ["ladder", "true or false"],
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, text, words):

@@ -69,6 +69,14 @@ def test_everything_is_written_and_failures_are_rows(splits, tmp_path, quiet):
     assert "moon" in table and "Resolution transfer" in table and "rougher" in table
 
 
+def test_a_contestant_without_ladder_runs_its_own_setting_alone(splits, tmp_path, quiet):
+    alone = replace(contestant("Jacobi", sweeps=300), ladder=False)
+    results = compare(plan(alone), splits, tmp_path, quiet.append)
+    assert {r.setting for r in results.rows if r.solver == "Jacobi"} == {""}
+    whole = compare(plan(contestant("Jacobi", sweeps=300)), splits, tmp_path / "whole", quiet.append)
+    assert {r.setting for r in whole.rows if r.solver == "Jacobi"} == {"", "Jacobi 30"}
+
+
 def test_a_second_run_resumes_and_tries_failures_again(splits, tmp_path, quiet):
     chosen = plan(contestant("Mean"), contestant("Crashes"))
     first = compare(chosen, splits, tmp_path, quiet.append)
