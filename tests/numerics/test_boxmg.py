@@ -11,6 +11,7 @@ from sciops.core.linear import Status
 from sciops.core.stencil_operator import StencilOperator, offsets
 from sciops.numerics.compiled.box_multigrid import BoxMultigrid
 from sciops.numerics.compiled.boxmg import BoxHierarchy, BoxOptions, LevelAdvice
+from sciops.numerics.compiled.boxmg_incomplete import factorise, factorise_faces
 from sciops.numerics.compiled.boxmg_matrix import BoxMatrix
 
 DOUBLE = {
@@ -160,6 +161,57 @@ def test_cycle_is_symmetric_positive_and_contracts(shape: tuple[int, ...], smoot
         spectrum = np.linalg.eigvalsh(root.T @ (B + B.T) / 2 @ root)
         assert spectrum.min() > 1e-6
         assert spectrum.max() <= 1 + 1e-9
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_faces_and_stencils_have_one_incomplete_factor(shape: tuple[int, ...]) -> None:
+    matrix = BoxMatrix.from_operator(diffusion(rough(shape, 3)))
+    strides = np.array([s // matrix.diag.itemsize for s in matrix.diag.strides])
+    diag, off = matrix.diag.reshape(-1), matrix.off.reshape(len(matrix.off), -1)
+    reach, pivots = matrix.plan.offsets @ strides, (diag.copy(), diag.copy())
+    general, special = off.copy(), np.zeros_like(off)
+    factorise(diag, reach, matrix.plan.pairs, diag.size, general, pivots[0])
+    factorise_faces(diag, off, reach, diag.size, special, pivots[1])
+    scale = np.abs(diag).max()
+    assert np.abs(pivots[0] - pivots[1]).max() <= 1e-13 * scale
+    # Pivots of soft cells are what is left of stiff ones: 10⁶ roundings.
+    assert np.abs(general - special).max() <= 1e-9 * np.abs(general).max()
+    # The definition: eliminate, and add what is dropped between two cells to both of their diagonals.
+    A = matrix.to_scipy().toarray()
+    rest, row = A.copy(), np.flatnonzero(matrix.inside(matrix.diag).ravel() > 0)
+    for i in row:
+        later = [j for j in np.flatnonzero(A[i]) if j > i]
+        for m in later:
+            for n in later:
+                fill = rest[m, i] * rest[n, i] / rest[i, i]
+                if m == n or A[m, n] != 0:
+                    rest[m, n] -= fill
+                else:
+                    rest[m, m] += abs(fill)
+    found = matrix.inside(pivots[1].reshape(matrix.diag.shape)).ravel()
+    assert np.abs(found[row] - rest.diagonal()[row]).max() <= 1e-12 * scale
+
+
+def test_w_cycle_corrects_twice() -> None:
+    """On the first coarse grid x = (2 B − B A B) b, B one V-cycle there."""
+    matrix = BoxMatrix.from_operator(diffusion(rough((25, 22), 4, solid=0.0)))
+    v, w = (BoxHierarchy(matrix, BoxOptions(precision="double", coarsest=50, cycle=c)) for c in ("V", "W"))
+    assert len(w.levels) == 2
+    P = prolongation(matrix, v.levels[0].weights)
+    A = (P.T @ matrix.scaled(1 / v.norm).to_scipy() @ P).toarray()
+    level = v.levels[1]
+
+    def through(h: BoxHierarchy, b: np.ndarray) -> np.ndarray:
+        inside = (slice(None), slice(1, -1), slice(1, -1))
+        h.levels[1].b[inside] = b.reshape(level.space)
+        h._correct(1)
+        return h.levels[1].x[inside].ravel().copy()
+
+    b = np.random.default_rng(0).standard_normal(len(A))
+    once = through(v, b)
+    expected = 2 * once - through(v, A @ once)
+    assert np.abs(through(w, b) - expected).max() <= 1e-10 * np.abs(expected).max()
+    assert np.abs(once - expected).max() > 1e-3 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize("smoother", DOUBLE)
