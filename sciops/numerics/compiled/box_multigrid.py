@@ -34,7 +34,7 @@ class BoxMultigrid(CompiledCG):
     3-D systems with a wide gap in their weights get W-cycles and, where stiff parts float, those parts' constants are
     solved for exactly (`islands`). `options`: see `BoxOptions`; `advice`: see `BoxHierarchy`.
     Takes FaceOperators and symmetric StencilOperators of radius 1 that are not periodic, in 1 to 3 dimensions.
-    Cost O(N): set-up about 8 and an iteration about 1.5 times 100 N operations. Memory: see `BoxHierarchy`.
+    Cost O(N) for the set-up and for every iteration. Memory: see `BoxHierarchy`.
     Reference: Dendy, J. Comput. Phys. 48 (1982) 366.
     """
 
