@@ -114,6 +114,18 @@ class Cases:
                 exactness[channel.name] = rule
         return SimpleNamespace(**table, exactness=exactness)
 
+    def on_face(self, face: str, x: Float[Tensor, "m N d"]) -> Float[Tensor, "n N"]:
+        """Stored data of a face ("x0", "x1", …) at points on it, by cubic interpolation; zero where there are none."""
+        x = x.expand(len(self), -1, -1)
+        if face not in self.boundary:
+            return torch.zeros(x.shape[:-1], dtype=self.dtype, device=self.device)
+        data = self.boundary[face]
+        if self.domain.ndim == 1:
+            return data.reshape(len(self), 1).expand(x.shape[:-1])
+        axis = "xyz".index(face[0])
+        along = [j for j in range(self.domain.ndim) if j != axis]
+        return interpolate(data[:, None], self._face_grid(axis, self.domain), x[..., along], "cubic")[:, 0]
+
     def on(self, grid: Grid) -> "Cases":
         """The same cases on another grid: rebuilt by the generator if it can, else interpolated."""
         if grid == self.domain:
@@ -143,12 +155,10 @@ class Cases:
         if self.domain.ndim == 1:
             return data
         axis = "xyz".index(name[0])
+        return resample(data[:, None], self._face_grid(axis, self.domain), self._face_grid(axis, grid), "cubic")[:, 0]
 
-        def face(g: Grid) -> Grid:
-            keep = [j for j in range(g.ndim) if j != axis]
-            shape, lower, upper, layout = (
-                [values[j] for j in keep] for values in (g.shape, g.lower, g.upper, g.layout)
-            )
-            return Grid.box(shape, lower, upper, layout)  # type: ignore[arg-type]
-
-        return resample(data[:, None], face(self.domain), face(grid), "cubic")[:, 0]
+    @staticmethod
+    def _face_grid(axis: int, g: Grid) -> Grid:
+        keep = [j for j in range(g.ndim) if j != axis]
+        shape, lower, upper, layout = ([values[j] for j in keep] for values in (g.shape, g.lower, g.upper, g.layout))
+        return Grid.box(shape, lower, upper, layout)  # type: ignore[arg-type]

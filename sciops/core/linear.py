@@ -26,6 +26,7 @@ class Status(Enum):
     BUDGET = "budget"
     DIVERGED = "diverged"
     NONFINITE = "nonfinite"
+    UNRESOLVED = "unresolved"
     FAILED = "failed"
 
 
@@ -36,6 +37,8 @@ ADVICE = {
     Status.BUDGET: "The time budget ended first: raise it or take a cheaper setting of the ladder.",
     Status.DIVERGED: "The residual grew: check that the system has the tags that this solver requires.",
     Status.NONFINITE: "The answer has NaN or infinite values: check the inputs' range, then try float64.",
+    Status.UNRESOLVED: "The equation's residual stays high: the method cannot represent this solution with the points "
+    "and features that it has; give it more, or take another method.",
     Status.FAILED: "The solver raised an error; the message is in the row.",
 }
 

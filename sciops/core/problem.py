@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciops.core.boundary import Boundary
-from sciops.core.calculus import Autodiff, Differential, Spectral, Stencil, Symbol
+from sciops.core.calculus import Autodiff, Differential, Jet, Spectral, State, Stencil, Symbol
 from sciops.core.cases import Cases
 from sciops.core.errors import UsageError, ViewMissing
 from sciops.core.field import Field
@@ -128,6 +128,26 @@ class Problem:
         """Coefficients of ∂^α u in the residual at points x, shared or one set per case (linear problems)."""
         d = Symbol(x.expand(len(cases), -1, -1))
         return self.residual(d, d.u, cases.at(d.x))
+
+    def tangent(self, cases: Cases, x: Float[Tensor, "m N d"], state: State) -> Differential:
+        """Σ_α c_α ∂^α u + constant that touches the residual at a state given by its derivatives at the points: one
+        step of Newton's method solves tangent = 0. Linear problems: their symbol, whatever the state."""
+        if self.linear:
+            return self.symbol(cases, x)
+        d = Jet(x.expand(len(cases), -1, -1), state)
+        return d.linearise(self.residual(d, d.u, cases.at(d.x)))
+
+    def boundary_at(self, cases: Cases, face: str, x: Float[Tensor, "m N d"]) -> Float[Tensor, "n N"]:
+        """Boundary data at points of a face: from the closed form of the solution where there is one, else cubic
+        interpolation of the stored data. Units as in `BoundaryData`."""
+        _, axis, side, kind = next(entry for entry in self.boundary.faces() if entry[0] == face)
+        d = Autodiff(x.expand(len(cases), -1, -1))
+        exact = self.exact(cases, d.x)
+        if exact is None:
+            return cases.on_face(face, x)
+        if kind == "dirichlet":
+            return exact[:, 0].detach()
+        return d.gradient(exact[:, 0])[..., axis].detach() * (1.0 if side else -1.0)
 
     def unknowns(self, grid: Grid, u: Float[Tensor, "n *s"]) -> Float[Tensor, "n *m"]:
         """Values at the unknowns: all points minus boundary nodes that hold Dirichlet values."""
