@@ -11,8 +11,8 @@ from sciops.core.errors import UsageError
 from sciops.core.linear import LinearOperator, LinearSolution, LinearSolver
 from sciops.numerics import guards
 from sciops.numerics.certified import Rounds
-from sciops.numerics.guards import Map, Start, Unknowns, norm, unit
-from sciops.numerics.krylov import Jacobi, Preconditioner
+from sciops.numerics.guards import Map, Prepared, Start, Unknowns, norm, unit
+from sciops.numerics.krylov import Preconditioner
 from sciops.numerics.reductions import inner, wide
 
 CANCELLED = 0.7
@@ -41,10 +41,8 @@ class FGMRES(LinearSolver):
         if self.restart < 1:
             raise UsageError(f"FGMRES needs restart >= 1; got {self.restart}.")
 
-    def setup(self, A: LinearOperator) -> "tuple[Unknowns, Map | None, bool]":
-        prepared = None if self.preconditioner is None else self.preconditioner.setup(A)
-        broadcasts = getattr(self.preconditioner, "broadcasts", isinstance(self.preconditioner, Jacobi))
-        return Unknowns(A), prepared, bool(broadcasts)
+    def setup(self, A: LinearOperator) -> tuple[Unknowns, Prepared | None]:
+        return Unknowns(A), guards.prepared(self.preconditioner, A)
 
     def solve(
         self,
@@ -54,9 +52,9 @@ class FGMRES(LinearSolver):
         tol: float = 1e-8,
         maxiter: int = 500,
     ) -> LinearSolution:
-        unknowns, prepared, broadcasts = state
+        unknowns, prepared = state
         start = unknowns.begin(b, x0)
-        apply = None if prepared is None else guards.guarded(prepared, broadcasts or len(b) == unknowns.A.n)
+        apply = None if prepared is None else prepared(len(b))
         return _Arnoldi(unknowns, start, apply, tol, self.restart).to_the_end(maxiter, {})
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from sciops.core.errors import UsageError
 from sciops.core.linear import LinearOperator, LinearSolution, LinearSolver, require_tags
 from sciops.numerics import guards
-from sciops.numerics.guards import Map, Start, Unknowns, norm, unit
+from sciops.numerics.guards import Map, Prepared, Start, Unknowns, norm, unit
 from sciops.numerics.krylov import Jacobi, Preconditioner
 from sciops.numerics.reductions import inner, wide
 
@@ -77,7 +77,7 @@ class FlexibleCG(LinearSolver):
         require_tags(A, self.requires, "Flexible conjugate gradients")
         unknowns = Unknowns(A)
         fallback = None if unknowns.diagonal is None and isinstance(self.fallback, Jacobi) else self.fallback
-        return Ready(unknowns, *(None if p is None else (p.setup(A), p) for p in (self.preconditioner, fallback)))
+        return Ready(unknowns, guards.prepared(self.preconditioner, A), guards.prepared(fallback, A))
 
     def solve(
         self,
@@ -93,17 +93,11 @@ class FlexibleCG(LinearSolver):
 
 @dataclass
 class Ready:
-    """What `setup` prepared: maps with the preconditioners that they come from."""
+    """What `setup` prepared; no fallback is r ↦ r."""
 
     unknowns: Unknowns
-    learned: tuple[Map, Preconditioner] | None
-    fallback: tuple[Map, Preconditioner] | None
-
-    def map(self, entry: tuple[Map, Preconditioner] | None, count: int) -> Map:
-        if entry is None:
-            return lambda r: r
-        one_each = self.unknowns.A.n == count or bool(getattr(entry[1], "broadcasts", isinstance(entry[1], Jacobi)))
-        return guards.guarded(entry[0], one_each)
+    learned: Prepared | None
+    fallback: Prepared | None
 
 
 class _Run:
@@ -113,8 +107,8 @@ class _Run:
         self.options, self.unknowns, self.start, self.tol = options, ready.unknowns, start, tol
         count = len(start.scale)
         self.matvec, self.applications = ready.unknowns.A.matvec, 0
-        self.learned = None if ready.learned is None else ready.map(ready.learned, count)
-        self.fallback = ready.map(ready.fallback, count)
+        self.learned = None if ready.learned is None else ready.learned(count)
+        self.fallback: Map = (lambda r: r) if ready.fallback is None else ready.fallback(count)
         self.x, self.goal = start.x, tol * start.scale
         self.r = start.b - self._times(start.x) if start.warm else start.b.clone()
         self.eps = torch.finfo(start.b.dtype).eps

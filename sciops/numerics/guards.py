@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,7 +12,11 @@ from sciops.core.errors import UsageError
 from sciops.core.linear import ADVICE, LinearOperator, LinearSolution, Status
 from sciops.numerics.reductions import inner, off_nullspace, wide
 
+if TYPE_CHECKING:
+    from sciops.numerics.krylov import Preconditioner
+
 Map = Callable[[Tensor], Tensor]
+Prepared = Callable[[int], Map]
 
 NOT_POSITIVE = "The matrix is not positive definite (pᵀAp < 0): use Minres, or FGMRES if it is not symmetric either."
 NOT_SYMMETRIC = "The matrix is not symmetric (pᵀAq ≠ qᵀAp): use FGMRES."
@@ -155,6 +159,14 @@ def guarded(apply: Map, broadcasts: bool) -> Map:
         return z.detach().to(dtype=r.dtype, device=r.device)
 
     return safe
+
+
+def prepared(preconditioner: "Preconditioner | None", A: LinearOperator) -> Prepared | None:
+    """The preconditioner set up for A, as count ↦ its guarded map on so many residuals; None without one."""
+    if preconditioner is None:
+        return None
+    apply, broadcasts = preconditioner.setup(A), bool(getattr(preconditioner, "broadcasts", False))
+    return lambda count: guarded(apply, broadcasts or count == A.n)
 
 
 def ending(start: Start, final: Tensor, goal: Tensor, diverged: Tensor, broken: Tensor) -> list[Status]:

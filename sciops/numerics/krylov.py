@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,8 @@ class Preconditioner(Protocol):
 @dataclass(frozen=True)
 class Jacobi:
     """z = D⁻¹ r with D = diag A."""
+
+    broadcasts: ClassVar[bool] = True
 
     def setup(self, A: LinearOperator) -> Callable[[Tensor], Tensor]:
         diagonal = A.diagonal()

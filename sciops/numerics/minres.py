@@ -10,8 +10,8 @@ from torch import Tensor
 from sciops.core.linear import LinearOperator, LinearSolution, LinearSolver, require_tags
 from sciops.numerics import guards
 from sciops.numerics.certified import Rounds
-from sciops.numerics.guards import Map, Unknowns, norm
-from sciops.numerics.krylov import Jacobi, Preconditioner
+from sciops.numerics.guards import Prepared, Unknowns, norm
+from sciops.numerics.krylov import Preconditioner
 from sciops.numerics.reductions import inner, wide
 
 BAD_PRECONDITIONER = (
@@ -37,11 +37,9 @@ class Minres(LinearSolver):
 
     requires = frozenset({"symmetric"})
 
-    def setup(self, A: LinearOperator) -> "tuple[Unknowns, Map | None, bool]":
+    def setup(self, A: LinearOperator) -> tuple[Unknowns, Prepared | None]:
         require_tags(A, self.requires, "Minres")
-        prepared = None if self.preconditioner is None else self.preconditioner.setup(A)
-        broadcasts = getattr(self.preconditioner, "broadcasts", isinstance(self.preconditioner, Jacobi))
-        return Unknowns(A), prepared, bool(broadcasts)
+        return Unknowns(A), guards.prepared(self.preconditioner, A)
 
     def solve(
         self,
@@ -51,9 +49,9 @@ class Minres(LinearSolver):
         tol: float = 1e-8,
         maxiter: int = 500,
     ) -> LinearSolution:
-        unknowns, prepared, broadcasts = state
+        unknowns, prepared = state
         start = unknowns.begin(b, x0)
-        apply = None if prepared is None else guards.guarded(prepared, broadcasts or len(b) == unknowns.A.n)
+        apply = None if prepared is None else prepared(len(b))
         return _Lanczos(unknowns, start, apply, tol).to_the_end(maxiter, {})
 
 
