@@ -1,9 +1,7 @@
 """Self-supervised training of a network as a preconditioner: matrices and right-hand sides, no solutions."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -13,16 +11,15 @@ from sciops.core.face_operator import FaceOperator
 from sciops.core.linear import LinearOperator
 from sciops.core.random import case_seed, generator
 from sciops.data.residual_sources import SystemBatch
-from sciops.solvers.checkpoint import KEY, SCHEMA, describe_net, require_match
 from sciops.solvers.direction_losses import EnergyContraction, ResidualContraction
-from sciops.solvers.operator_facts import build_net, check_net, dtype_of
+from sciops.solvers.operator_facts import build_net, dtype_of
+from sciops.solvers.self_supervised_module import SelfSupervisedModule
 
 NET = {"class_path": "sciops.models.dcdm.DCDM", "init_args": {"ndim": 2, "size": "64"}}
 LOSS = "sciops.solvers.direction_losses.ResidualContraction"
-KIND = "conjugate_directions"
 
 
-class ConjugateDirectionsModule(pl.LightningModule):
+class ConjugateDirectionsModule(SelfSupervisedModule):
     """min_θ E loss(f_θ(b), b, A, x) over batches of systems A x = b; see `sciops.data.residual_data`.
 
     net        {class_path, init_args} of a network (n, 1, *space), active → (n, 1, *space), or a module
@@ -39,7 +36,8 @@ class ConjugateDirectionsModule(pl.LightningModule):
     Reference: Kaneda et al., ICML 2023; residuals of the solver: Rudikov et al., ICML 2024.
     """
 
-    monitor = "val_loss"
+    kind = "conjugate_directions"
+    purpose = "conjugate directions"
 
     def __init__(
         self,
@@ -54,19 +52,11 @@ class ConjugateDirectionsModule(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if schedule not in ("onecycle_step", "constant"):
-            raise UsageError(f"schedule must be onecycle_step or constant; got '{schedule}'.")
         if harvest < 0:
             raise UsageError(f"harvest must be 0 or more; got {harvest}.")
-        given = isinstance(net, nn.Module)
-        self.save_hyperparameters(ignore=["net"] if given else [])
-        if not isinstance(net, nn.Module):
-            check_net(net)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.net: nn.Module = net if isinstance(net, nn.Module) else build_net(net)
+        self.save_hyperparameters(ignore=["net"] if isinstance(net, nn.Module) else [])
+        self.adopt(net, schedule, seed)
         self.loss = build_net({"class_path": loss} if isinstance(loss, str) else loss)
-        self.facts = {"schema": SCHEMA, "kind": KIND, "net": None if isinstance(net, nn.Module) else dict(net)}
 
     # ---- the map
 
@@ -110,51 +100,6 @@ class ConjugateDirectionsModule(pl.LightningModule):
 
     def test_step(self, batch: SystemBatch, index: int) -> None:
         self._score(batch, "test")
-
-    # ---- training
-
-    def _cycle_length(self) -> int:
-        total = int(self.trainer.estimated_stepping_batches)
-        if total < 1:
-            raise UsageError("A OneCycle schedule needs a known length; give trainer.max_epochs, or schedule constant.")
-        return total
-
-    def configure_optimizers(self) -> Any:
-        h = self.hparams
-        adam = torch.optim.Adam(self.net.parameters(), h["lr"])
-        if h["schedule"] == "constant":
-            return adam
-        total = self._cycle_length()
-        # PyTorch divides by zero where the rise takes exactly one step.
-        rise = h["pct_start"] + (1e-6 if abs(h["pct_start"] * total - 1) < 1e-9 else 0)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(
-            adam, h["lr"], total, pct_start=rise, div_factor=h["div_factor"], final_div_factor=h["final_div_factor"]
-        )
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
-
-    def on_train_start(self) -> None:
-        cycle = self.lr_schedulers()
-        if isinstance(cycle, torch.optim.lr_scheduler.OneCycleLR) and cycle.total_steps != self._cycle_length():
-            raise UsageError(
-                f"The checkpoint's OneCycle schedule ends after {cycle.total_steps} steps, this run has "
-                f"{self._cycle_length()}; resume with the same trainer.max_epochs and data.steps."
-            )
-
-    # ---- checkpoints
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = self.facts
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.require_own(checkpoint, "The checkpoint")
-
-    def require_own(self, content: Mapping[str, Any], where: str) -> None:
-        """Raise UsageError, in one sentence, unless the content is of a network like this one."""
-        facts = content.get(KEY)
-        if not isinstance(facts, dict) or facts.get("kind") != KIND:
-            raise UsageError(f"{where} does not hold a network for conjugate directions; train one with sciops fit.")
-        models = (describe_net(self.facts["net"]), describe_net(facts.get("net")))  # type: ignore[arg-type]
-        require_match(self.state_dict(), content["state_dict"], models, where)
 
 
 def active_cells(A: LinearOperator) -> Bool[Tensor, "n *s"] | None:

@@ -1,9 +1,7 @@
 """Self-supervised training of the learned multigrid's network: matrices and white right-hand sides, no solutions."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -13,16 +11,14 @@ from sciops.core.linear import LinearOperator
 from sciops.data.residual_sources import SystemBatch
 from sciops.numerics.differentiable_multigrid import Adviser, DifferentiableHierarchy, Smoother, stencil_of
 from sciops.numerics.reductions import inner, wide
-from sciops.solvers.checkpoint import KEY, SCHEMA, describe_net, require_match
-from sciops.solvers.operator_facts import build_net, check_net
+from sciops.solvers.self_supervised_module import SelfSupervisedModule
 
 NET = {"class_path": "sciops.models.learned_multigrid.StencilAdviser", "init_args": {"ndim": 2, "width": 32}}
-KIND = "learned_multigrid"
 SLOWEST = 1e-3
 """Reductions per step below this count as this, so that the logarithm of a stalled case stays finite."""
 
 
-class LearnedMultigridModule(pl.LightningModule):
+class LearnedMultigridModule(SelfSupervisedModule):
     """min_θ E log n_θ(A, b),  n = k / log(‖r_s‖ / ‖r_{s+k}‖): steps of conjugate gradients per factor e.
 
     r_j is the residual after j steps from x = 0, preconditioned by one advised cycle (`DifferentiableHierarchy`);
@@ -42,7 +38,8 @@ class LearnedMultigridModule(pl.LightningModule):
     Cost of a step: about 3k + s cycles. Reference: Rudikov et al., ICML 2024 (losses on Krylov residuals).
     """
 
-    monitor = "val_loss"
+    kind = "learned_multigrid"
+    purpose = "the learned multigrid"
 
     def __init__(
         self,
@@ -58,20 +55,12 @@ class LearnedMultigridModule(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if schedule not in ("onecycle_step", "constant"):
-            raise UsageError(f"schedule must be onecycle_step or constant; got '{schedule}'.")
         if steps < 1 or sweeps < 1 or late < 0:
             raise UsageError(f"steps, sweeps must be 1 or more, late 0 or more; got {steps}, {sweeps} and {late}.")
         if smoother not in ("point", "incomplete"):
             raise UsageError(f"smoother must be point or incomplete; got '{smoother}'.")
-        given = isinstance(net, nn.Module)
-        self.save_hyperparameters(ignore=["net"] if given else [])
-        if not isinstance(net, nn.Module):
-            check_net(net)
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.net: nn.Module = net if isinstance(net, nn.Module) else build_net(net)
-        self.facts = {"schema": SCHEMA, "kind": KIND, "net": None if isinstance(net, nn.Module) else dict(net)}
+        self.save_hyperparameters(ignore=["net"] if isinstance(net, nn.Module) else [])
+        self.adopt(net, schedule, seed)
 
     def training_step(self, batch: SystemBatch, index: int) -> Tensor:
         # The numbers of steps follow from the position alone, so that a resumed run repeats them.
@@ -92,33 +81,6 @@ class LearnedMultigridModule(pl.LightningModule):
         if not bool(torch.isfinite(norm)):
             for parameter in self.net.parameters():
                 parameter.grad = None
-
-    def configure_optimizers(self) -> Any:
-        h = self.hparams
-        adam = torch.optim.Adam(self.net.parameters(), h["lr"])
-        if h["schedule"] == "constant":
-            return adam
-        total = int(self.trainer.estimated_stepping_batches)
-        if total < 1:
-            raise UsageError("A OneCycle schedule needs a known length; give trainer.max_epochs, or schedule constant.")
-        # PyTorch divides by zero where the rise takes exactly one step.
-        rise = h["pct_start"] + (1e-6 if abs(h["pct_start"] * total - 1) < 1e-9 else 0)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(adam, h["lr"], total, pct_start=rise)
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[KEY] = self.facts
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.require_own(checkpoint, "The checkpoint")
-
-    def require_own(self, content: Mapping[str, Any], where: str) -> None:
-        """Raise UsageError, in one sentence, unless the content is of a network like this one."""
-        facts = content.get(KEY)
-        if not isinstance(facts, dict) or facts.get("kind") != KIND:
-            raise UsageError(f"{where} does not hold a network for the learned multigrid; train one with sciops fit.")
-        models = (describe_net(self.facts["net"]), describe_net(facts.get("net")))  # type: ignore[arg-type]
-        require_match(self.state_dict(), content["state_dict"], models, where)
 
 
 def steps_per_e_fold(
