@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dataclasses import field as default
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sciops.core.errors import UsageError, ViewMissing
 from sciops.core.field import Field
@@ -93,12 +93,15 @@ class Solver:
     """Turns cases into fields. A classical solver implements `solve`; a learned one `fit` and `solve`.
 
     `needs`: the views without which it cannot run. `trained`: whether `fit` does anything.
+    `kind`: what it is in a comparison. "classical" solvers are the bar that the others are held to (time at equal
+    error); "per-instance" ones optimise or fit anew for every case; whatever is `trained` counts as "learned".
     `solve(cases, out, budget)` returns physical values on the grid `out`; resampling is its own business
     and inside its clock. It must not raise for lack of convergence: failure is data (`Solution.status`).
     """
 
     needs: frozenset[View] = frozenset({View.DATA})
     trained: bool = False
+    kind: ClassVar[str] = "classical"
 
     @property
     def name(self) -> str:

@@ -144,6 +144,7 @@ class CollocationSolver(Solver):
     """
 
     needs = frozenset({View.RESIDUAL, View.BOUNDARY})
+    kind = "per-instance"
     chunk = 4096
     """Points at which an answer is evaluated at a time."""
 
