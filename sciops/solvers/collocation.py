@@ -109,6 +109,21 @@ class Equation:
         return x
 
 
+def relative_residual(equation: Equation, x: Float[Tensor, "N d"], state: State) -> float:
+    """‖R(u)‖₂/‖f‖₂ at points: how well u satisfies the equation there, the same measure for every solver.
+
+    f = −R(0) is the part of the equation without u. Where it vanishes, or is rounding beside the terms of the
+    equation, their size ‖Σ_α |c_α ∂^α u|‖₂ takes its place.
+    """
+    rows = equation.rows(x, state)
+    terms = torch.stack([(c * state(order)).abs() for order, c in rows.terms.items()]).sum(0).norm()
+    forcing = rows.rhs if equation.linear else equation.rows(x, lambda order: torch.zeros_like(rows.rhs)).rhs
+    scale = forcing.norm()
+    if not bool(torch.isfinite(scale)) or scale <= 1e-10 * terms:
+        scale = terms
+    return float(rows.apply(state).norm() / scale.clamp(min=torch.finfo(x.dtype).tiny))
+
+
 @dataclass
 class Answer:
     """What a per-instance solver found for one case.
