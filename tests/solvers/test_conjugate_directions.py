@@ -219,7 +219,7 @@ def trained(net: nn.Module | None = None, **options: object) -> ConjugateDirecti
     """A solver with the weights it starts from."""
     torch.manual_seed(0)
     solver = ConjugateDirections(net or DCDM(2, [1, 1, 1], 8), **options)  # type: ignore[arg-type]
-    solver.module = solver._new_module(2)
+    solver._install(solver._new_module(solver._spec(2)))
     return solver
 
 
@@ -287,7 +287,7 @@ def test_says_that_it_is_not_trained() -> None:
 def test_save_load_and_mismatch(tmp_path: Path) -> None:
     spec = {"class_path": "sciops.models.dcdm.DCDM", "init_args": {"ndim": 2, "size": [1, 1, 1], "width": 4}}
     solver = ConjugateDirections(spec)
-    solver.module = solver._new_module(2)
+    solver._install(solver._new_module(solver._spec(2)))
     solver.save(tmp_path)
     content = torch.load(tmp_path / "model.ckpt", weights_only=True)  # no objects in the file
     assert content["sciops"]["net"] == spec
@@ -300,10 +300,8 @@ def test_save_load_and_mismatch(tmp_path: Path) -> None:
 
 
 def test_steps_follow_the_time() -> None:
-    from sciops.solvers.conjugate_directions import affordable
-
-    solver = trained(steps=100, harvest=2)
-    batch = SineModes((16, 16)).sample(4, generator())
-    assert affordable(solver.module, batch, 100, math.inf) == 100
-    assert affordable(solver.module, batch, 100, 0.0) == 1
-    assert 1 <= affordable(solver.module, batch, 10**9, 0.5) < 10**4
+    solver, source = trained(steps=100, batch_size=4, harvest=2), SineModes((16, 16))
+    assert solver._affordable(solver.module, source, math.inf) == 100
+    assert solver._affordable(solver.module, source, 0.0) == 1
+    solver.steps = 10**9
+    assert 1 <= solver._affordable(solver.module, source, 0.5) < 10**4

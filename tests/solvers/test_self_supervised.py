@@ -5,9 +5,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import pytest
+import torch
 
 from sciops.core.errors import UsageError
+from sciops.core.grid import Grid
 from sciops.data.matrix_data import MatrixData
+from sciops.problems.poisson import Poisson
+from sciops.solvers.conjugate_directions import ConjugateDirections
 from sciops.solvers.conjugate_directions_module import ConjugateDirectionsModule
 from sciops.solvers.learned_multigrid_module import LearnedMultigridModule
 from sciops.solvers.self_supervised_module import SelfSupervisedModule
@@ -19,6 +23,20 @@ BOTH = pytest.mark.parametrize("kind", [ConjugateDirectionsModule, LearnedMultig
 
 def made(kind: type[SelfSupervisedModule], **options: Any) -> Any:
     return kind(DCDM if kind is ConjugateDirectionsModule else ADVISER, **options)  # type: ignore[call-arg]
+
+
+def test_new_weights_replace_what_was_prepared_with_the_old_ones() -> None:
+    """Poisson's matrix is prepared once and kept; a solver that is given other weights must not go on with it."""
+    problem, grid = Poisson(modes=8), Grid.box(17, ndim=2)
+    cases = problem.sample([1], grid)
+    first, second = (made(ConjugateDirectionsModule, seed=seed) for seed in (1, 2))
+    used, fresh = ConjugateDirections(DCDM), ConjugateDirections(DCDM)
+    used._install(first)
+    before = used.solve(cases, grid).field.values
+    used._install(second)
+    fresh._install(second)
+    after, expected = (solver.solve(cases, grid).field.values for solver in (used, fresh))
+    assert torch.equal(after, expected) and not torch.equal(before, expected)
 
 
 @BOTH
