@@ -40,6 +40,10 @@ REMEDIES = {
 """What would make each missing view a yes."""
 
 
+KINDS = ("classical", "learned", "per-instance")
+"""What a solver can be in a comparison (`Solver.kind`)."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """Limits of one fit or solve; None means unlimited (`tol`: the solver's own default)."""

@@ -74,8 +74,8 @@ class PyamgCG(Discrete):
         batch: int = 32,
     ) -> None:
         super().__init__(Pyamg(method), resolution, tol, maxiter, batch)
-        self.kind = method
+        self.algorithm = method
 
     @property
     def method(self) -> str:
-        return f"PyamgCG {self.kind}"
+        return f"PyamgCG {self.algorithm}"
