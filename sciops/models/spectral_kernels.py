@@ -21,7 +21,7 @@ class SpectralKernel(gpytorch.kernels.Kernel):
     max_frequency μ starts at Q equal steps from 0 to this, in cycles per unit of x
 
     Parameters log_weight = −log Q, s = 0 and mu are free real numbers (*batch_shape, Q); nothing constrains them, the
-    sign of μ does not matter. Differs from gpytorch's SpectralMixtureKernel: weights in the log domain, μ = 0 reachable,
+    sign of μ is free. Differs from gpytorch's SpectralMixtureKernel: weights in the log domain, μ = 0 reachable,
     derivatives known, safe to differentiate twice in x. Several axes: `product_kernel`. `forward` is one batch of
     parameters at a time per batch of x, cost O(Q N M).
     """
