@@ -9,8 +9,13 @@ from sciops.core.grid import Grid
 from sciops.core.problem import DataOnly, Problem
 from sciops.metrics.base import evaluate
 from sciops.metrics.catalogue import CATALOGUE
+from sciops.problems.advection import Advection
+from sciops.problems.allen_cahn import AllenCahn
+from sciops.problems.boundary_layer import BoundaryLayer
 from sciops.problems.darcy import Darcy
+from sciops.problems.helmholtz import Helmholtz
 from sciops.problems.high_contrast import FAMILIES, HighContrast
+from sciops.problems.homogenisation import Homogenisation
 from sciops.problems.poisson import Poisson
 from sciops.problems.pressure import Pressure
 from sciops.problems.scenes import PARAMETERS
@@ -28,6 +33,15 @@ PROBLEMS = [
     *(Pressure(ndim=d, scene=s) for d in (2, 3) for s in PARAMETERS if s != "voxels"),
     Pressure(scene="box", parameters={"walls": "solid"}),
     Pressure(scene="free_surface", fractional=True, ghost_fluid=True, contrast=100.0),
+    *(AllenCahn(ndim=d, exact_solution="sin(a*x)*exp(x)", parameters={"a": [1, 3]}) for d in (1, 2, 3)),
+    AllenCahn(ndim=3, exact_solution="sin(a*x)*exp(y*z)", parameters={"a": [1, 3]}),
+    Advection(exact_solution="sin(a*x - beta*y)", parameters={"a": [1, 3]}, beta=2.0),
+    Advection(exact_solution="sin(x - beta*y) + exp(x)", parameters={"beta": [1, 3]}),
+    *(Helmholtz(ndim=d, parameters={"wavenumber": [1, 4]}) for d in (1, 2, 3)),
+    Helmholtz(ndim=2, exact_solution="cos(a*x + wavenumber*y)", wavenumber=2.0, parameters={"a": [1, 3]}),
+    Homogenisation(contrast=0.5, parameters={"eps": [0.4, 0.6]}),
+    Homogenisation(eps=0.5, parameters={"contrast": [-0.5, 0.5]}),
+    BoundaryLayer(parameters={"eps": [0.01, 0.02]}),
     *(HighContrast(ndim=d, family=f) for d in (2, 3) for f in FAMILIES),
 ]
 

@@ -88,8 +88,10 @@ def test_formula_or_interpolation_is_recorded_and_both_are_differentiable() -> N
     trig = Darcy(law="trigonometric").sample([1, 2], GRID).at(x)
     assert trig.exactness == {"a": "formula", "f": "formula"}
     random = Poisson().sample([1, 2], GRID).at(x)
-    assert random.exactness == {"f": "cubic"}
-    for values in (made.f, darcy.a, trig.a, random.f):
+    assert random.exactness == {"f": "formula"}
+    seedless = replace(Poisson().sample([1, 2], GRID), seeds=None).at(x)
+    assert seedless.exactness == {"f": "cubic"}
+    for values in (made.f, darcy.a, trig.a, random.f, seedless.f):
         assert values.shape == (2, 30)
         (slope,) = torch.autograd.grad(values.sum(), x, retain_graph=True)
         assert bool(slope.any())
