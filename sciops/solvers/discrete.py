@@ -194,7 +194,7 @@ def _joined(parts: list[Any]) -> Any:
 def _finite_inputs(cases: Cases) -> Tensor:
     """(n,) bool on the CPU: are all inputs and boundary data of the case finite?"""
     tensors = [cases.inputs.values, *cases.boundary.values()]
-    return torch.stack([torch.isfinite(t).flatten(1).all(1).cpu() for t in tensors]).all(0)
+    return torch.stack([torch.isfinite(t).reshape(len(t), -1).all(1).cpu() for t in tensors]).all(0)
 
 
 class Discrete(GridSolver):

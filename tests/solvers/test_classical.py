@@ -95,6 +95,17 @@ def test_one_and_three_dimensions(solver: GridSolver, ndim: int) -> None:
     assert (solution.field.values[:, 0, 0] - expected).abs().max() < 1e-8 * expected.abs().max()
 
 
+def test_end_values_in_one_dimension() -> None:
+    """Differences of a parabola are exact, so its end values are all that can go wrong."""
+    problem = Poisson(ndim=1, exact_solution="1 - a*x + a*x**2", parameters={"a": [1.0, 2.0]})
+    grid = Grid.box(9, ndim=1)
+    cases = problem.sample([1, 2], grid)
+    error = SparseDirect().solve(cases, grid).field.values - problem.reference(cases).field.values
+    assert error.abs().max() < 1e-13
+    cases.boundary["x1"][0] = torch.nan
+    assert SparseDirect().solve(cases, grid).status == [Status.NONFINITE, Status.OK]
+
+
 @pytest.mark.parametrize("condition", ["dirichlet", "neumann"])
 @pytest.mark.parametrize("solver", POISSON, ids=label)
 def test_second_order_on_the_ladder(solver: GridSolver, condition: str) -> None:
