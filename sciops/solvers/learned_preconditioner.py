@@ -15,7 +15,7 @@ from sciops.core.linear import LinearOperator, LinearSolution
 from sciops.core.problem import Problem
 from sciops.core.solver import Solver
 from sciops.numerics.flexible_cg import Apply, FlexibleCG
-from sciops.numerics.guards import Unknowns, unit
+from sciops.numerics.guards import Unknowns, prepared, unit
 from sciops.numerics.reductions import inner, wide
 from sciops.solvers.discrete import Discrete
 from sciops.solvers.warm import Assisted
@@ -85,7 +85,7 @@ class LearnedPreconditioner(Assisted):
         x0 = None
         if self.warm:
             x0 = cases.problem.unknowns(cases.domain, self.answer_of_first(cases, cases.domain).to(b))
-        ready = replace(state, learned=(apply.function, apply))
+        ready = replace(state, learned=prepared(apply, state.unknowns.A))
         return self._flexible().solve(ready, b, x0=x0, tol=tol, maxiter=maxiter)
 
     def _flexible(self) -> FlexibleCG:
