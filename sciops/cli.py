@@ -6,6 +6,12 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sciops.compare.plan import Plan
 
 TRAINER_VERBS = {
     "fit": "train a model from a YAML (Lightning CLI)",
@@ -67,10 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in TRAINER_VERBS.items():
         verbs.add_parser(name, help=text, add_help=False)
 
-    verb = verbs.add_parser("compare", help="compare solvers on one problem", description=_compare.__doc__)
+    verb = verbs.add_parser(
+        "compare", help="compare solvers on one problem or a suite of them", description=_compare.__doc__
+    )
     verb.add_argument("name", help="a name under experiments/compare/ (for example poisson) or a YAML file")
     verb.add_argument("--out", type=Path, help="results folder (default: results/NAME)")
     verb.add_argument("--data", type=Path, default=Path("data"), help="folder for generated data (default: data)")
+    verb.add_argument("--only", metavar="A,B", help="of a suite, these problems alone")
     verb.add_argument("--dry-run", action="store_true", help="print which solver can run, then stop")
     verb.add_argument("--fresh", action="store_true", help="do not resume: compute every row again")
     verb.set_defaults(run=_compare)
@@ -125,11 +134,16 @@ def _compare(options: argparse.Namespace) -> int:
     from sciops.compare.run import Comparison, compare
     from sciops.compare.sources import load_splits
     from sciops.compare.table import Line, rich_table
+    from sciops.core.errors import UsageError
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     sys.path.insert(0, str(Path.cwd()))  # solvers of the user's own, named by class path
     plan = read(find(options.name))
     out = options.out or Path("results") / plan.name
+    if options.only and not plan.datasets:
+        raise UsageError(f"--only chooses among the datasets of a suite; {plan.name} has one dataset.")
+    if plan.datasets:
+        return _compare_suite(plan, options, out, console)
     if options.fresh:
         shutil.rmtree(out, ignore_errors=True)
     splits = load_splits(plan, options.data, _say)
@@ -151,6 +165,33 @@ def _compare(options: argparse.Namespace) -> int:
             console.print(rich_table(lines))
     console.print(f"Results in {out}: " + ", ".join(path.name for path in files), markup=False)
     return 0 if any(row.status in ("ok", "partial") for row in results.rows) else 1
+
+
+def _compare_suite(plan: "Plan", options: argparse.Namespace, out: Path, console: "Console") -> int:
+    """The same on every dataset of a suite, and the tables over all of them."""
+    import shutil
+
+    from sciops.compare.suite import chosen, compatibility, run_suite, sections, summary, write_suite
+    from sciops.compare.table import rich_table
+
+    names = chosen(plan, options.only.split(",") if options.only else None)
+    console.print(f"[bold]{plan.title}[/bold]: {len(names)} problems, {len(plan.solvers)} solvers")
+    if options.dry_run:
+        console.print(rich_table(compatibility(plan, names, options.data, _say)))
+        return 0
+    if options.fresh:
+        for name in names:
+            shutil.rmtree(out / name, ignore_errors=True)
+    suite = run_suite(plan, names, out, options.data, _say)
+    files = write_suite(suite, out)
+    for line in summary(suite):
+        console.print(line, style="dim", markup=False)
+    for title, lines in sections(suite).items():
+        console.print(f"\n[bold]{title}[/bold]")
+        console.print(rich_table(lines))
+    console.print(f"Results in {out}: " + ", ".join(path.name for path in files), markup=False)
+    rows = [row for results in suite.found.values() for row in results.rows]
+    return 0 if any(row.status in ("ok", "partial") for row in rows) else 1
 
 
 def _generate(options: argparse.Namespace) -> int:

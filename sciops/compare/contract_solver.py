@@ -15,7 +15,7 @@ from sciops.core.dataset import MemoryDataset
 from sciops.core.grid import Grid
 from sciops.core.linear import Status
 from sciops.core.problem import DataOnly, Problem
-from sciops.core.solver import Budget, FitReport, Solution, Solver
+from sciops.core.solver import KINDS, Budget, FitReport, Solution, Solver
 from sciops.problems.darcy import Darcy
 from sciops.problems.poisson import Poisson
 
@@ -41,6 +41,7 @@ class _SolverClauses:
     def all(self) -> Clauses:
         clauses = [
             ("says in a sentence what it refuses", self.refusals),
+            ("names its kind", self.kind),
             *([("fits without touching its data", self.fit)] if self.solver.trained else []),
             ("answers on the asked grid, one status per case", self.shape),
             ("leaves the cases as they were", self.mutation),
@@ -52,7 +53,8 @@ class _SolverClauses:
             ("keeps a NaN input to its own case", self.nan_input),
             ("has a ladder of solvers", self.ladder),
         ]
-        if self.problem.linear and not self.solver.trained and "f" in self.cases.inputs.channels:
+        classical = self.solver.kind == "classical" and not self.solver.trained
+        if self.problem.linear and classical and "f" in self.cases.inputs.channels:
             clauses.append(("is linear in the right-hand side", self.scaling))
         if self.solver.trained:
             clauses.append(("answers the same after save and load", self.save_and_load))
@@ -63,6 +65,9 @@ class _SolverClauses:
         cases = cases.on(self.solver.input_grid(cases.domain, out))
         self.solver.prepare(cases, out)
         return self.solver.solve(cases, out, budget)
+
+    def kind(self) -> None:
+        require(self.solver.kind in KINDS, f"kind must be one of {', '.join(KINDS)}; got {self.solver.kind!r}.")
 
     def refusals(self) -> None:
         for problem in (Poisson(), Poisson(ndim=1, condition="periodic"), Darcy(), DataOnly()):
@@ -146,7 +151,7 @@ class _SolverClauses:
         # Stay on the stored grid: moving the cases would spread the NaN before the solver sees it.
         solution = self.solver.solve(spoiled, self.grid, None)
         require(solution.status[1] is not Status.OK, "a case with NaN in its input is called OK.")
-        rest = self.solver.solve(self.cases[[0, 2]], self.grid, None).field.values
+        rest = self.solver.solve(replace(self.cases[[0, 2]], seeds=None), self.grid, None).field.values
         require(same(solution.field.values[[0, 2]], rest, 1e-5), "a NaN in one case changes the other cases.")
 
     def ladder(self) -> None:

@@ -1,12 +1,16 @@
 """One contestant on one split: solve in batches, score every case once, keep a few fields for the pictures."""
 
+import math
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from sciops.compare.meter import synchronise
 from sciops.compare.results import Row, Score
 from sciops.core.cases import Cases
 from sciops.core.dataset import Dataset
@@ -24,7 +28,8 @@ KEPT_FIELDS = 3
 
 @dataclass
 class Judged:
-    """Scores and status of a split, the first predictions, and the mean iteration count if there is one."""
+    """Scores and status of a split, the first predictions, mean counts (iterations, points) where there are some,
+    seconds per case of every call, and the anytime curve of the first case."""
 
     scores: dict[str, Score]
     statuses: Counter[str]
@@ -34,6 +39,9 @@ class Judged:
     message: str
     iterations: float | None
     iterations_saved: float | None = None
+    points: float | None = None
+    seconds: list[float] = field(default_factory=list)
+    anytime: list[tuple[float, float]] = field(default_factory=list)
 
 
 def bring(cases: Cases, solver: Solver, out: Grid) -> Cases:
@@ -52,14 +60,20 @@ def judge(
     stacks: dict[str, list[Tensor]] = {m.name: [] for m in metrics}
     reasons: dict[str, str] = {}
     statuses: Counter[str] = Counter()
-    counts: dict[str, list[float]] = {"iterations": [], "iterations_saved": []}
+    counts: dict[str, list[float]] = {"iterations": [], "iterations_saved": [], "points": []}
+    estimates: list[Tensor] = []
+    seconds: list[float] = []
+    anytime: list[tuple[float, float]] = []
     kept: list[Field] = []
     advice = ""
     for start in range(0, n, batch):
         index = slice(start, min(start + batch, n))
         cases, truth = dataset.cases(index), dataset.truth(index)
         brought = bring(cases, solver, dataset.grid)
+        started = time.perf_counter()
         solution = checked(solver.solve(brought, dataset.grid, budget))
+        synchronise()
+        seconds.append((time.perf_counter() - started) / len(cases))
         statuses.update(status.value for status in solution.status)
         advice = advice or _advice(solution)
         facts = solution.stats | solver.unclocked(brought, dataset.grid, solution, budget)
@@ -68,11 +82,18 @@ def judge(
                 values += torch.as_tensor(facts[name]).flatten().tolist()
         if start < KEPT_FIELDS:
             kept.append(solution.field[: KEPT_FIELDS - start])
+        if start == 0:
+            anytime = _anytime(solution, truth[0])
+        if "error_estimate" in solution.stats:
+            label = None if dataset.label_error is None else dataset.label_error[index]
+            estimates.append(_estimate_and_error(solution, truth, label))
         _score(solution, truth, cases, metrics, stacks, reasons)
     good = statuses[Status.OK.value]
     found = {m.name: _combine(m, stacks[m.name], reasons.get(m.name, ""), n) for m in metrics}
+    if estimates:
+        found |= _estimate_scores(torch.cat(estimates), n)
     means = {name: sum(values) / len(values) if values else None for name, values in counts.items()}
-    return Judged(found, statuses, Field.cat(kept), n, good, advice, **means)
+    return Judged(found, statuses, Field.cat(kept), n, good, advice, **means, seconds=seconds, anytime=anytime)
 
 
 def _advice(solution: Solution) -> str:
@@ -121,6 +142,46 @@ def _combine(metric: Metric, parts: list[Tensor], reason: str, n: int) -> Score:
     return Score(metric.combine(stacked), low, high, note, per_case.mean(1).tolist() if per_case.shape[1] == 1 else [])
 
 
+def _anytime(solution: Solution, truth: Field) -> list[tuple[float, float]]:
+    """(seconds, relative L² error) of the first case for every field of the trace that has a time."""
+    times = solution.stats.get("trace_seconds")
+    if not solution.trace or times is None or len(times) != len(solution.trace):
+        return []
+    metric, reference = named("rel_l2"), truth.to(torch.float64)
+    errors = [metric.combine(metric.per_case(part[0].to(torch.float64), reference)) for part in solution.trace]
+    return [(float(s), e) for s, e in zip(times, errors, strict=True) if math.isfinite(e)]
+
+
+def _estimate_and_error(solution: Solution, truth: Field, label: Tensor | None) -> Float[Tensor, "k 2"]:
+    """The solver's own estimate of the relative L² error beside the error, for the cases that have both.
+
+    Neither counts as less than the label error, below which the truth cannot tell.
+    """
+    estimate = torch.as_tensor(solution.stats["error_estimate"], dtype=torch.float64).flatten().cpu()
+    pick = torch.nonzero(torch.tensor(solution.field.finite()) & estimate.isfinite())[:, 0]
+    if not len(pick):
+        return estimate.new_zeros((0, 2))
+    metric = named("rel_l2")
+    error = metric.per_case(solution.field[pick].to(torch.float64), truth[pick].to(torch.float64)).flatten().cpu()
+    pairs = torch.stack([estimate[pick], error], dim=1)
+    floor = torch.finfo(torch.float64).eps if label is None else label.double().cpu()[pick, None]
+    return torch.maximum(pairs, torch.as_tensor(floor, dtype=torch.float64))
+
+
+def _estimate_scores(pairs: Float[Tensor, "k 2"], n: int) -> dict[str, Score]:
+    """Median of estimate ÷ error, and the share of cases in which it lies within a factor of ten of one."""
+    if not len(pairs):
+        none = Score(None, note="the solver gave no estimate of its error")
+        return {"error_estimate_ratio": none, "error_estimate_within_10": none}
+    ratio = pairs[:, 0] / pairs[:, 1]
+    near = (ratio.log10().abs() <= 1).double()
+    note = "" if len(ratio) == n else f"over the {len(ratio)} of {n} cases with an estimate"
+    return {
+        "error_estimate_ratio": Score(float(ratio.median()), note=note, per_case=ratio.tolist()),
+        "error_estimate_within_10": Score(float(near.mean()), note=note, per_case=near.tolist()),
+    }
+
+
 def truth_residual(dataset: Dataset, batch: int, limit: int | None = None) -> float | None:
     """The residual metric of the stored truth: no solver can be told from it below this; None without an equation."""
     metric = named("residual")
@@ -147,7 +208,8 @@ def filled(row: Row, judged: Judged) -> Row:
     """The row with what was judged."""
     row.scores, row.statuses = judged.scores, dict(judged.statuses)
     row.n_cases, row.successes = judged.n_cases, judged.successes
-    row.iterations, row.iterations_saved = judged.iterations, judged.iterations_saved
+    row.iterations, row.iterations_saved, row.points = judged.iterations, judged.iterations_saved, judged.points
+    row.judged_seconds, row.anytime = judged.seconds, judged.anytime
     row.status = "ok" if judged.successes == judged.n_cases else "partial"
     if not any(s.value is not None for s in judged.scores.values()):
         row.status = "failed"

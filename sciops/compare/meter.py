@@ -38,6 +38,11 @@ class Timing:
         return asdict(self)
 
 
+def once(seconds: float) -> dict[str, float]:
+    """The timing of a call that is not repeated because it was long: its one run, the solve that was judged."""
+    return {"median": seconds, "low": seconds, "high": seconds, "first": seconds, "repeats": 1.0, "judged": 1.0}
+
+
 def synchronise() -> None:
     """Wait for the accelerator, so that a clock reading means finished work."""
     if torch.accelerator.is_available():

@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ import yaml
 from sciops.compare.meter import Protocol
 from sciops.core.config import build, check_keys, resolve_class
 from sciops.core.errors import UsageError
-from sciops.core.solver import Budget, Solver
+from sciops.core.solver import KINDS, Budget, Solver
 
 KEYS = (
     "title",
     "dataset",
+    "datasets",
     "solvers",
     "metrics",
     "headline",
+    "goal",
     "seeds",
     "fit_seconds",
     "solve",
@@ -33,7 +35,7 @@ KEYS = (
     "transfer",
     "shifts",
 )
-SOLVER_KEYS = ("name", "class_path", "init_args", "seeds", "ladder")
+SOLVER_KEYS = ("name", "class_path", "init_args", "seeds", "ladder", "solve", "only", "except")
 METRICS = ("rel_l2", "rel_l2_p95", "rel_h1", "band_low", "band_mid", "band_high", "max", "boundary", "residual")
 
 
@@ -47,6 +49,10 @@ class Contestant:
     seeds: tuple[int, ...]
     ladder: bool = True
     """Also run its other settings, for the work–precision curve and the time at equal error."""
+    solve: Budget | None = None
+    """Its own limits of a solve instead of those of the plan."""
+    only: tuple[str, ...] | None = None
+    """In a suite: the datasets that it runs on; None: all."""
 
     def make(self, seed: int | None = None) -> Solver:
         """A fresh solver; `seed` is passed on where the class takes one."""
@@ -56,13 +62,22 @@ class Contestant:
         return build({"class_path": self.class_path, "init_args": arguments}, Solver)  # type: ignore[type-abstract]
 
     @property
+    def kind(self) -> str:
+        """classical | learned | per-instance."""
+        solver = self.make(0)
+        return "learned" if solver.trained else solver.kind
+
+    @property
     def digest(self) -> str:
         return fingerprint({"class_path": self.class_path, "init_args": dict(self.init_args)})
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A comparison, read from YAML and checked before any computation."""
+    """A comparison, read from YAML and checked before any computation.
+
+    One with `datasets` (name → what `dataset` would say) is a suite: the same contestants on each of them.
+    """
 
     name: str
     title: str
@@ -70,6 +85,8 @@ class Plan:
     solvers: tuple[Contestant, ...]
     metrics: tuple[str, ...] = METRICS
     headline: str = "rel_l2"
+    goal: float | None = None
+    """In a suite: the headline error up to which a problem counts as solved."""
     fit_seconds: float | None = None
     solve: Budget = field(default_factory=Budget)
     timing: Protocol = field(default_factory=Protocol)
@@ -79,7 +96,13 @@ class Plan:
     transfer: tuple[float, ...] = ()
     transfer_cases: int = 16
     shifts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    datasets: Mapping[str, str | dict[str, str]] = field(default_factory=dict)
     folder: Path = field(default_factory=Path.cwd)
+
+    @property
+    def trains(self) -> bool:
+        """Does any contestant learn from the training split?"""
+        return any(contestant.kind == "learned" for contestant in self.solvers)
 
     @property
     def digest(self) -> str:
@@ -120,25 +143,28 @@ def read(path: Path) -> Plan:
     if not isinstance(raw, dict):
         raise UsageError(f"{path} must be a mapping with the keys {', '.join(KEYS)}.")
     check_keys(raw, KEYS, str(path))
-    for needed in ("dataset", "solvers"):
-        if not raw.get(needed):
+    if raw.get("dataset") and raw.get("datasets"):
+        raise UsageError(f"{path} has 'dataset' and 'datasets'; keep one: datasets for several, compared one by one.")
+    for needed, other in (("dataset", "datasets"), ("solvers", "solvers")):
+        if not raw.get(needed) and not raw.get(other):
             raise UsageError(f"{path} lacks the key '{needed}'.")
+    datasets = _datasets(raw.get("datasets") or {}, path)
     seeds = tuple(raw.get("seeds", (0,)))
     transfer = raw.get("transfer") or {}
     check_keys(transfer, ("factors", "cases"), f"{path}: transfer")
-    for key, accepted in (("timing", Protocol), ("solve", Budget)):
-        check_keys(raw.get(key) or {}, inspect.signature(accepted).parameters, f"{path}: {key}")
+    check_keys(raw.get("timing") or {}, inspect.signature(Protocol).parameters, f"{path}: timing")
     headline = raw.get("headline", "rel_l2")
     metrics = tuple(raw.get("metrics", METRICS))
     return Plan(
         name=path.stem,
         title=raw.get("title", path.stem),
-        dataset=_expand(raw["dataset"]),
-        solvers=tuple(_contestant(entry, seeds, path) for entry in raw["solvers"]),
+        dataset=_expand(raw.get("dataset") or ""),
+        solvers=tuple(_contestant(entry, seeds, path, datasets) for entry in raw["solvers"]),
         metrics=metrics if headline in metrics else (headline, *metrics),
         headline=headline,
+        goal=None if raw.get("goal") is None else float(raw["goal"]),
         fit_seconds=raw.get("fit_seconds"),
-        solve=Budget(**(raw.get("solve") or {})),
+        solve=_budget(raw.get("solve") or {}, f"{path}: solve"),
         timing=Protocol(**(raw.get("timing") or {})),
         memory=bool(raw.get("memory", True)),
         batch=int(raw.get("batch", 16)),
@@ -146,11 +172,56 @@ def read(path: Path) -> Plan:
         transfer=tuple(transfer.get("factors", ())),
         transfer_cases=int(transfer.get("cases", 16)),
         shifts=raw.get("shifts") or {},
+        datasets=datasets,
         folder=path.resolve().parent,
     )
 
 
-def _contestant(entry: Any, seeds: tuple[int, ...], path: Path) -> Contestant:
+def _datasets(given: Any, path: Path) -> dict[str, Any]:
+    """Name → path (or split → file); a list of paths is named by the stems of its files."""
+    if isinstance(given, list):
+        named = {Path(str(entry)).stem: entry for entry in given}
+        if len(named) < len(given):
+            raise UsageError(f"{path}: two entries of datasets have the same file name; write them as name: path.")
+        given = named
+    if not isinstance(given, dict) or not all(isinstance(v, str | dict) for v in given.values()):
+        raise UsageError(f"{path}: datasets must map names to recipes or folders, or be a list of them; got {given!r}.")
+    for name in given:
+        if not re.fullmatch(r"\w[\w.-]*", str(name)):
+            raise UsageError(
+                f"{path}: datasets become folders, so names hold letters, digits, _ . and -; got '{name}'."
+            )
+    return {str(name): _expand(value) for name, value in given.items()}
+
+
+def _budget(given: Any, where: str) -> Budget:
+    check_keys(given, inspect.signature(Budget).parameters, where)
+    return Budget(**given)
+
+
+def _chosen(entry: dict[str, Any], datasets: Mapping[str, Any], where: str) -> tuple[str, ...] | None:
+    """The datasets of a suite that a contestant runs on, from its `only` or `except`; None: all."""
+    if "only" not in entry and "except" not in entry:
+        return None
+    if "only" in entry and "except" in entry:
+        raise UsageError(f"{where} has 'only' and 'except'; keep one.")
+    key = "only" if "only" in entry else "except"
+    given = [entry[key]] if isinstance(entry[key], str) else entry[key]
+    if not datasets:
+        raise UsageError(f"{where}: '{key}' chooses among the datasets of a suite; this plan has one dataset.")
+    names = pick_names(given, datasets, f"{where}: {key}")
+    return tuple(name for name in datasets if (name in names) == (key == "only"))
+
+
+def pick_names(given: Sequence[str], datasets: Mapping[str, Any], where: str) -> list[str]:
+    """The names, checked against the datasets of a suite."""
+    for name in given:
+        if name not in datasets:
+            raise UsageError(f"{where} names '{name}'; the datasets are {', '.join(datasets)}.")
+    return list(given)
+
+
+def _contestant(entry: Any, seeds: tuple[int, ...], path: Path, datasets: Mapping[str, Any]) -> Contestant:
     if isinstance(entry, str):
         entry = {"class_path": entry}
     if not isinstance(entry, dict) or "class_path" not in entry:
@@ -158,11 +229,24 @@ def _contestant(entry: Any, seeds: tuple[int, ...], path: Path) -> Contestant:
     check_keys(entry, SOLVER_KEYS, f"{path}: solver")
     made = Contestant("", entry["class_path"], entry.get("init_args") or {}, ())
     solver = made.make(0)  # checks the class and its arguments now, before any computation
-    own = tuple(entry.get("seeds", seeds)) if solver.trained else (0,)
+    if solver.kind not in KINDS:
+        raise UsageError(
+            f"{path}: kind of {entry['class_path']} must be one of {', '.join(KINDS)}; got {solver.kind!r}."
+        )
+    own = tuple(entry.get("seeds", seeds if solver.trained else (made.init_args.get("seed", 0),)))
     ladder = entry.get("ladder", True)
     if not isinstance(ladder, bool):
         raise UsageError(f"{path}: ladder of {entry['class_path']} must be true or false; got {ladder!r}.")
-    return Contestant(entry.get("name", solver.name), made.class_path, made.init_args, own, ladder)
+    where = f"{path}: {entry['class_path']}"
+    return Contestant(
+        entry.get("name", solver.name),
+        made.class_path,
+        made.init_args,
+        own,
+        ladder,
+        None if entry.get("solve") is None else _budget(entry["solve"], f"{where}: solve"),
+        _chosen(entry, datasets, where),
+    )
 
 
 def _expand(value: Any) -> Any:

@@ -18,7 +18,7 @@ def draw(results: Results, test: Dataset, out: Path) -> list[Path]:
     import matplotlib
 
     matplotlib.use("Agg")
-    written = [_work_precision(results, out)]
+    written = [_work_precision(results, out), _anytime(results, out)]
     chosen = representatives(results)
     fields = {row: torch.load(out / "fields" / f"{row.key}.pt", weights_only=True) for row in chosen}
     if fields:
@@ -31,7 +31,7 @@ def representatives(results: Results, count: int = 3) -> list["_Key"]:
     good = [row for row in results.rows if row.default and row.status in ("ok", "partial")]
     good = [row for row in good if row.score(results.headline) is not None]
     best: dict[str, Row] = {}
-    for row in sorted(good, key=lambda r: float(r.score(results.headline))):  # type: ignore[arg-type]
+    for row in sorted(good, key=lambda r: (not r.successes, float(r.score(results.headline)))):  # type: ignore[arg-type]
         best.setdefault(row.solver, row)
     learned = [row for row in best.values() if row.kind == "learned"]
     classical = [row for row in best.values() if row.kind != "learned"]
@@ -78,12 +78,72 @@ def _work_precision(results: Results, out: Path) -> Path | None:
             color=COLOURS[i % len(COLOURS)],
             label=name,
         )
+        lost = [(r.latency["median"], r.score(results.headline)) for r in group if not r.successes]  # type: ignore[index]
+        if lost:
+            axes.plot(*zip(*lost, strict=True), linestyle="none", marker="x", markersize=11, color="black")
     if results.floor:
         axes.axhline(results.floor, color="grey", linestyle="--", linewidth=1, label="label error")
     axes.set(xscale="log", yscale="log", xlabel="seconds per solve (one case)", ylabel=results.headline)
     axes.set_title(f"{results.title}: work–precision (lower left is better)", loc="left", fontsize=11)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return _save(figure, out / "work_precision.png")
+
+
+def _anytime(results: Results, out: Path) -> Path | None:
+    """Error of the first case against seconds, while solving; solvers without a curve are one point at their end."""
+    if not any(row.anytime for row in results.rows):
+        return None
+    plt = _style()
+    figure, axes = plt.subplots(figsize=(8.4, 5.4), layout="constrained")
+    names = list(dict.fromkeys(row.solver for row in results.rows if row.latency))
+    for row in (r for r in results.rows if r.default and r.latency):
+        colour = COLOURS[names.index(row.solver) % len(COLOURS)]
+        good = "full" if row.successes else "none"
+        curve = [(s, e) for s, e in row.anytime if s > 0 and e > 0]
+        if curve:
+            axes.plot(*zip(*curve, strict=True), color=colour, linewidth=1.5, label=row.label)
+            axes.plot(*curve[-1], marker="o", color=colour, fillstyle=good)
+        elif row.score("rel_l2"):
+            axes.plot(
+                row.latency["median"],  # type: ignore[index]
+                row.score("rel_l2"),
+                marker="D",
+                linestyle="none",
+                color=colour,
+                fillstyle=good,
+                label=row.label,
+            )
+    axes.set(xscale="log", yscale="log", xlabel="seconds since the start of the solve", ylabel="rel_l2")
+    axes.set_title(f"{results.title}: error on the way", loc="left", fontsize=11)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _save(figure, out / "anytime.png")
+
+
+def draw_suite(found: Sequence[Results], title: str, headline: str, out: Path) -> Path | None:
+    """One point per solver and problem: error against seconds per solve."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    plt = _style()
+    rows = [r for results in found for r in results.rows if r.default and r.latency and r.score(headline)]
+    if not rows:
+        return None
+    figure, axes = plt.subplots(figsize=(8.4, 5.4), layout="constrained")
+    for i, name in enumerate(dict.fromkeys(row.solver for row in rows)):
+        style = {"linestyle": "none", "marker": "osD^v<>ph"[i % 9], "color": COLOURS[i % len(COLOURS)], "markersize": 6}
+        for good in (True, False):
+            group = [r for r in rows if r.solver == name and (r.status == "ok") == good]
+            axes.plot(
+                [r.latency["median"] for r in group],  # type: ignore[index]
+                [r.score(headline) for r in group],
+                fillstyle="full" if good else "none",
+                label=name if good else None,
+                **style,
+            )
+    axes.set(xscale="log", yscale="log", xlabel="seconds per solve (one case)", ylabel=headline)
+    axes.set_title(f"{title} (lower left is better)", loc="left", fontsize=11)
+    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return _save(figure, out / "suite.png")
 
 
 def _plane(values: np.ndarray) -> np.ndarray:
@@ -162,7 +222,11 @@ def pictures(paths: Sequence[Path]) -> dict[str, Path]:
     """Caption → file."""
     captions = {
         "work_precision": "Work–precision: error against seconds per solve for every setting. "
-        "Lines are ladders of classical solvers, stars are learned solvers.",
+        "Lines are ladders of settings, stars are learned solvers, crosses mark answers without a single success.",
+        "anytime": "Error of the first test case while solving. Diamonds are solvers that only have an end; hollow "
+        "ends are no success by the solver's own status.",
+        "suite": "Error against seconds per solve, one point per problem; hollow where the solver itself does not call "
+        "it a success.",
         "error_fields": "The first test case and the error fields of the chosen solvers.",
         "spectra": "Where the error lives: shell energy of the truth and of each error, mean over the kept cases.",
     }

@@ -1,9 +1,11 @@
 """Everything that a comparison writes: records, tables, pictures and one self-contained HTML page."""
 
 import base64
+import csv
 import html
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +49,46 @@ def sections(results: Results) -> dict[str, list[Line]]:
 
 
 def write(results: Results, test: Dataset, out: Path) -> list[Path]:
-    """Write results.jsonl, table.md, table.csv, table.tex, report.html and the PNGs into `out`."""
+    """Write results.jsonl, table.md, table.csv, table.tex, report.html, the PNGs and, where a solver recorded it on
+    its way, anytime.csv into `out`."""
     tables = sections(results)
-    records = "".join(json.dumps(record, allow_nan=False, default=str) + "\n" for record in _finite(results))
+    records = "".join(json.dumps(record, allow_nan=False, default=str) + "\n" for record in finite_records(results))
     images = pictures(draw(results, test, out))
     write_atomically(out / "results.jsonl", records)
-    write_atomically(out / "table.csv", csv_text(results))
-    write_atomically(out / "table.md", _markdown(results, tables))
+    write_atomically(out / "table.csv", csv_text(list(results.records())))
+    write_atomically(out / "table.md", document(results.title, summary(results), tables, results.provenance))
     write_atomically(out / "table.tex", latex(tables["Accuracy"]) + "\n" + latex(tables["Cost"]))
-    write_atomically(out / "report.html", _html(results, tables, images))
-    names = ("results.jsonl", "table.md", "table.csv", "table.tex", "report.html")
+    write_atomically(out / "report.html", page(results.title, summary(results), tables, images, results.provenance))
+    names = ["results.jsonl", "table.md", "table.csv", "table.tex", "report.html"]
+    if any(row.anytime for row in results.rows):
+        write_atomically(out / "anytime.csv", anytime_csv([results]))
+        names.append("anytime.csv")
     return [out / name for name in names] + list(images.values())
 
 
-def _finite(results: Results) -> Iterator[dict[str, Any]]:
+def anytime_csv(found: Sequence[Results]) -> str:
+    """Error against seconds while solving: problem, solver, setting, seed, seconds, rel_l2 of the first test case."""
+    lines = [
+        {
+            "problem": r.problem,
+            "solver": row.solver,
+            "setting": row.setting,
+            "seed": row.seed,
+            "seconds": s,
+            "rel_l2": e,
+        }
+        for r in found
+        for row in r.rows
+        for s, e in row.anytime
+    ]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=("problem", "solver", "setting", "seed", "seconds", "rel_l2"))
+    writer.writeheader()
+    writer.writerows(lines)
+    return buffer.getvalue()
+
+
+def finite_records(results: Results) -> Iterator[dict[str, Any]]:
     """Records without NaN or infinity, which JSON does not know: they become null with a note."""
     for record in results.records():
         for key in ("value", "low", "high"):
@@ -73,7 +101,6 @@ def _finite(results: Results) -> Iterator[dict[str, Any]]:
 
 def summary(results: Results) -> list[str]:
     """The facts above the tables, as sentences."""
-    facts = results.provenance
     lines = [results.equation]
     if results.floor is not None:
         lines.append(f"Mean estimated error of the labels (the floor): {results.floor:.1e} relative L².")
@@ -84,41 +111,56 @@ def summary(results: Results) -> list[str]:
         )
     if results.generation_seconds is not None:
         lines.append(f"Generating the training data took {results.generation_seconds:.1f} s.")
-    lines.append(
-        f"One machine for all rows: {facts['device']}, {facts['threads']} thread(s), {facts['precision']} data, "
-        f"load average {facts['load_average']}. Times are medians of interleaved repeats; “noisy” marks quartiles "
-        "more than 20 % of the median apart."
-    )
-    lines.append(
-        "Break-even: (data generation + fit) / (seconds of the fastest classical setting with at most the same error "
-        "− seconds of the solver), one case at a time."
-    )
+    lines.append(machine(results.provenance))
+    if any(row.kind == "learned" for row in results.rows):
+        lines.append(
+            "Break-even: (data generation + fit) / (seconds of the fastest classical setting with at most the same "
+            "error − seconds of the solver), one case at a time."
+        )
     return lines
 
 
-def _markdown(results: Results, tables: dict[str, list[Line]]) -> str:
-    parts = [f"# {results.title}", *summary(results)]
-    for title, lines in tables.items():
-        parts += [f"## {title}", markdown(lines)]
-    parts += ["## Provenance", "```json\n" + json.dumps(results.provenance, indent=1) + "\n```"]
+def machine(facts: dict[str, Any]) -> str:
+    """Where the times were taken and what they mean."""
+    return (
+        f"One machine for all rows: {facts['device']}, {facts['threads']} thread(s), {facts['precision']} data, "
+        f"load average {facts['load_average']}. Times are medians of interleaved repeats; “noisy” marks quartiles "
+        "more than 20 % of the median apart, “once” a solve so long that it was not repeated."
+    )
+
+
+def document(title: str, intro: list[str], tables: dict[str, list[Line]], provenance: dict[str, Any]) -> str:
+    """The same as `page` in Markdown, without pictures."""
+    parts = [f"# {title}", *intro]
+    for heading, lines in tables.items():
+        parts += [f"## {heading}", markdown(lines)]
+    parts += ["## Provenance", "```json\n" + json.dumps(provenance, indent=1) + "\n```"]
     return "\n\n".join(parts) + "\n"
 
 
-def _html(results: Results, tables: dict[str, list[Line]], images: dict[str, Path]) -> str:
-    body = [f"<h1>{html.escape(results.title)}</h1>"]
-    body += [f"<p class=small>{html.escape(line)}</p>" for line in summary(results)]
+def page(
+    title: str,
+    intro: list[str],
+    tables: dict[str, list[Line]],
+    images: dict[str, Path],
+    provenance: dict[str, Any],
+    extra: str = "",
+) -> str:
+    """One self-contained HTML page: sentences, tables, pictures after the second table; `extra` is HTML."""
+    body = [f"<h1>{html.escape(title)}</h1>"]
+    body += [f"<p class=small>{html.escape(line)}</p>" for line in intro]
     figures = [
         f"<figure><img alt='{html.escape(caption)}' src='data:image/png;base64,"
         f"{base64.b64encode(path.read_bytes()).decode()}'><figcaption>{html.escape(caption)}</figcaption></figure>"
         for caption, path in images.items()
     ]
-    for i, (title, lines) in enumerate(tables.items()):
-        body += [f"<h2>{html.escape(title)}</h2>", _html_table(lines)]
-        if i == 1:
+    for i, (heading, lines) in enumerate(tables.items()):
+        body += [f"<h2>{html.escape(heading)}</h2>", _html_table(lines)]
+        if i == min(1, len(tables) - 1):
             body += ["<h2>Pictures</h2>", *figures]
-    body += ["<h2>Provenance</h2>", f"<pre>{html.escape(json.dumps(results.provenance, indent=1))}</pre>"]
+    body += [extra, "<h2>Provenance</h2>", f"<pre>{html.escape(json.dumps(provenance, indent=1))}</pre>"]
     head = "<meta charset=utf-8><meta name=viewport content='width=device-width'>"
-    head += f"<title>{html.escape(results.title)}</title>"
+    head += f"<title>{html.escape(title)}</title>"
     return (
         f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
     )

@@ -30,7 +30,7 @@ class Row:
     solver: str
     setting: str
     seed: int
-    kind: str  # classical | learned
+    kind: str  # classical | learned | per-instance | reference
     needs: list[str]
     split: str = "test"
     grid: str = ""
@@ -49,12 +49,25 @@ class Row:
     memory_bytes: float | None = None
     iterations: float | None = None
     iterations_saved: float | None = None  # against the same method without its warm start or network
+    points: float | None = None  # collocation points, where the solver says how many
+    judged_seconds: list[float] = field(default_factory=list)  # of every solve that was judged, per case
+    anytime: list[tuple[float, float]] = field(default_factory=list)  # (seconds, error) of the first case on the way
     default: bool = True  # the solver's own setting, not another rung of its ladder
     key: str = ""
 
     @property
     def label(self) -> str:
         return self.solver if self.default or not self.setting else f"{self.solver} {self.setting}"
+
+    @property
+    def verdict(self) -> str:
+        """ "ok", or what stands against it: "unresolved" (all cases), "2 of 8 max_iter", "refused", "failed"."""
+        if self.status in ("ok", "refused"):
+            return self.status
+        bad = {name: count for name, count in sorted(self.statuses.items()) if name != "ok"}
+        if list(bad.values()) == [self.n_cases]:
+            return next(iter(bad))
+        return ", ".join(f"{count} of {self.n_cases} {name}" for name, count in bad.items()) or self.status
 
     def score(self, metric: str) -> float | None:
         found = self.scores.get(metric)
@@ -67,6 +80,7 @@ class Row:
     def from_json(cls, text: str) -> "Row":
         raw = json.loads(text)
         raw["scores"] = {k: Score(**v) for k, v in raw["scores"].items()}
+        raw["anytime"] = [(seconds, error) for seconds, error in raw.get("anytime", [])]
         return cls(**raw)
 
 
@@ -118,10 +132,11 @@ class Results:
                 for name, timing in (("latency_seconds", row.latency), ("seconds_per_case", row.throughput)):
                     if timing:
                         note = "noisy: quartiles spread over 20 %" if noisy(timing) else ""
+                        note = "one run: the solve that was judged" if timing.get("judged") else note
                         values[name] = Score(timing["median"], timing["low"], timing["high"], note)
                 if row.memory_bytes is not None:
                     values["peak_memory_bytes"] = Score(row.memory_bytes)
-                for name in ("iterations", "iterations_saved", "matrix_setup_seconds"):
+                for name in ("iterations", "iterations_saved", "points", "matrix_setup_seconds"):
                     if getattr(row, name) is not None:
                         values[name] = Score(getattr(row, name))
                 for name, (value, note) in facts.get(row.key, {}).items():

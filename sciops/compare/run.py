@@ -11,7 +11,7 @@ import torch
 from sciops.compare import shifted
 from sciops.compare.judge import bring, failed_row, filled, judge, truth_residual
 from sciops.compare.memory import peak_memory
-from sciops.compare.meter import clock, measure
+from sciops.compare.meter import clock, measure, once
 from sciops.compare.plan import Contestant, Plan, fingerprint
 from sciops.compare.results import Results, Row, provenance, write_atomically
 from sciops.compare.sources import Splits
@@ -34,6 +34,7 @@ class Comparison:
         self.data_digest = fingerprint({name: data.fingerprint for name, data in splits.named().items()})
         self.solvers: dict[str, Solver] = {}
         self.dtype = splits.test.cases(slice(0, 1)).dtype
+        self.limits = {c.name: c.solve or plan.solve for c in plan.solvers}
 
     # ---- before any computation
 
@@ -112,6 +113,8 @@ class Comparison:
             solver.workdir = folder
         self.say(f"{contestant.name} (seed {seed}): training")
         torch.manual_seed(seed)
+        if self.splits.train is None or self.splits.valid is None:
+            raise UsageError(f"{contestant.name} is trained, but the data has no train and valid splits.")
         report = solver.fit(self.splits.train, self.splits.valid, Budget(seconds=self.plan.fit_seconds))
         solver.save(folder)
         if report.advice:
@@ -122,7 +125,7 @@ class Comparison:
         self.say(f"{row.label} (seed {row.seed}): solving {row.n_cases} cases on {data.grid.describe()} ({row.split})")
         first = bring(data.cases(slice(0, 1)), solver, data.grid)
         row.setup_seconds = clock(lambda: solver.prepare(first, data.grid))
-        judged = judge(solver, data, self.metrics, self.plan.batch, self.plan.solve, self.plan.test_cases)
+        judged = judge(solver, data, self.metrics, self.plan.batch, self.limits[row.solver], self.plan.test_cases)
         if row.split == "test":
             self._keep(row, judged.fields)
         return filled(row, judged)
@@ -130,19 +133,25 @@ class Comparison:
     # ---- clocks
 
     def clocks(self, rows: list[Row]) -> None:
-        """Latency of one solve and seconds per case in a batch, interleaved over all rows with an answer."""
-        timed = [row for row in rows if row.status in ("ok", "partial") and row.key in self.solvers]
-        if all(row.latency and row.throughput for row in timed):
+        """Latency of one solve and seconds per case in a batch, interleaved over all rows with an answer.
+
+        Per-instance solvers take one case at a time, so the solves that were judged give their seconds per case, and
+        their latency too where one of them took longer than `timing.seconds`.
+        """
+        answered = [row for row in rows if row.status in ("ok", "partial") and row.key in self.solvers]
+        if all(row.latency and row.throughput for row in answered):
             return
-        data, budget = self.splits.test, self.plan.solve
+        data = self.splits.test
         count = min(self.plan.batch, len(data))
         for attribute, n in (("latency", 1), ("throughput", count)):
+            timed = [row for row in answered if not self._known(row, attribute)]
             calls: dict[str, Callable[[], object]] = {}
             for row in timed:
                 solver = self.solvers[row.key]
                 cases = bring(data.cases(slice(0, n)), solver, data.grid)
-                calls[row.key] = partial(solver.solve, cases, data.grid, budget)
-            self.say(f"timing {len(calls)} settings, {n} case(s) a call, repeats interleaved")
+                calls[row.key] = partial(solver.solve, cases, data.grid, self.limits[row.solver])
+            if calls:
+                self.say(f"timing {len(calls)} settings, {n} case(s) a call, repeats interleaved")
             timings = measure(calls, self.plan.timing)
             for row in timed:
                 t = timings[row.key]
@@ -150,8 +159,21 @@ class Comparison:
                 setattr(row, attribute, found)
                 if attribute == "latency":
                     row.matrix_setup_seconds = _matrix_setup(calls[row.key])
-        for row in timed:
+        for row in answered:
             self._store(row)
+
+    def _known(self, row: Row, attribute: str) -> bool:
+        """Set a timing that needs no further run: seconds per case of a batch of one, and per-instance solves."""
+        if attribute == "throughput" and len(self.splits.test) == 1:
+            row.throughput = row.latency
+            return True
+        if row.kind != "per-instance" or not row.judged_seconds:
+            return False
+        seconds = sum(row.judged_seconds) / len(row.judged_seconds)
+        if attribute == "throughput" or seconds > self.plan.timing.seconds:
+            setattr(row, attribute, once(seconds))
+            return True
+        return False
 
     def memory(self, rows: list[Row]) -> None:
         """Peak memory of one batch, each in a fresh process; own settings only, one seed."""
@@ -162,17 +184,17 @@ class Comparison:
                 self.say(f"{row.label}: peak memory in a fresh process")
                 solver = self.solvers[row.key]
                 cases = bring(data.cases(slice(0, self.plan.batch)), solver, data.grid)
-                row.memory_bytes = peak_memory(solver, cases, data.grid, self.plan.solve)
+                row.memory_bytes = peak_memory(solver, cases, data.grid, self.limits[row.solver])
                 self._store(row)
 
     # ---- the two smaller tables
 
     def transfer(self, rows: list[Row]) -> list[Row]:
         """Every solver on coarser and finer test grids, with the error of interpolating the truth beside it."""
-        train = self.splits.train
+        home = self.splits.test if self.splits.train is None else self.splits.train
         targets: dict[str, Dataset] = dict(self.splits.extra)
         for factor in self.plan.transfer:
-            grid = shifted.resized_grid(train.grid, factor)
+            grid = shifted.resized_grid(home.grid, factor)
             made = shifted.on_grid(self.splits.test, grid, self.plan.transfer_cases)
             if made is not None:
                 targets[f"grid ×{factor:g}"] = made
@@ -218,12 +240,12 @@ class Comparison:
     ) -> Row:
         identity = [contestant.name, contestant.digest, setting, seed, self.data_digest]
         # Timings and fits depend on these settings of the plan too.
-        identity += [self.plan.fit_seconds, vars(self.plan.solve), self.plan.metrics, self.plan.test_cases]
+        identity += [self.plan.fit_seconds, vars(self.limits[contestant.name]), self.plan.metrics, self.plan.test_cases]
         return Row(
             solver=contestant.name,
             setting=setting,
             seed=seed,
-            kind="learned" if solver.trained else "classical",
+            kind="learned" if solver.trained else solver.kind,
             needs=sorted(v.value for v in solver.needs),
             grid=data.grid.describe(),
             status=status,

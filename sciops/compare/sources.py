@@ -12,17 +12,21 @@ from sciops.core.errors import DataError, UsageError
 
 @dataclass
 class Splits:
-    """Training, validation and test data of one problem; `extra` holds further named test splits."""
+    """Training, validation and test data of one problem; `extra` holds further named test splits.
+
+    Without a trained solver only `test` is needed.
+    """
 
     name: str
-    train: Dataset
-    valid: Dataset
+    train: Dataset | None
+    valid: Dataset | None
     test: Dataset
     extra: dict[str, Dataset] = field(default_factory=dict)
     generation_seconds: float | None = None
 
     def named(self) -> dict[str, Dataset]:
-        return {"train": self.train, "valid": self.valid, "test": self.test, **self.extra}
+        found = {"train": self.train, "valid": self.valid, "test": self.test}
+        return {name: data for name, data in found.items() if data is not None} | self.extra
 
 
 def load_splits(plan: Plan, folder: Path, say: Callable[[str], None]) -> Splits:
@@ -33,7 +37,7 @@ def load_splits(plan: Plan, folder: Path, say: Callable[[str], None]) -> Splits:
         return _from_files(plan, plan.dataset)
     path = locate(plan, plan.dataset)
     if path.suffix not in (".yaml", ".yml"):
-        return _complete(plan.name, open_dataset(path))
+        return _complete(plan.name, open_dataset(path), plan.trains)
     from sciops.data.generate import generate
     from sciops.data.recipe import load_recipe
 
@@ -43,8 +47,8 @@ def load_splits(plan: Plan, folder: Path, say: Callable[[str], None]) -> Splits:
     started = time.perf_counter()
     generate(recipe, target)
     elapsed = time.perf_counter() - started
-    splits = _complete(recipe.name, open_dataset(target, recipe.make_problem()))
-    if splits.generation_seconds is None:
+    splits = _complete(recipe.name, open_dataset(target, recipe.make_problem()), plan.trains)
+    if splits.generation_seconds is None and splits.train is not None:
         splits.generation_seconds = elapsed
     return splits
 
@@ -56,22 +60,22 @@ def _from_files(plan: Plan, files: dict[str, str]) -> Splits:
     for split, path in files.items():
         found = open_dataset(locate(plan, path))
         opened[split] = found[split] if split in found else next(iter(found.values()))
-    return _complete(plan.name, opened)
+    return _complete(plan.name, opened, plan.trains)
 
 
-def _complete(name: str, opened: dict[str, Dataset]) -> Splits:
-    """Check that train and test exist; without a validation part the last tenth of train serves as one."""
+def _complete(name: str, opened: dict[str, Dataset], trains: bool) -> Splits:
+    """Check that test exists and, if a solver is trained, train; without a validation part the last tenth of train
+    serves as one."""
     from sciops.data.part import split_off
 
     opened = dict(opened)
-    for needed in ("train", "test"):
+    for needed in ("train", "test") if trains else ("test",):
         if needed not in opened:
             raise UsageError(f"{name}: the data has no '{needed}' split; it has {', '.join(opened)}.")
-    train, test = opened.pop("train"), opened.pop("test")
-    valid = opened.pop("valid", None)
-    if valid is None:
+    train, valid, test = opened.pop("train", None), opened.pop("valid", None), opened.pop("test")
+    if valid is None and train is not None and trains:
         if len(train) < 10:
             raise DataError(f"{name}: {len(train)} training cases are too few to split off a validation part.")
         train, valid = split_off(train, len(train) // 10)
-    seconds = [d.generation_seconds for d in (train, valid) if d.generation_seconds is not None]
+    seconds = [d.generation_seconds for d in (train, valid) if d is not None and d.generation_seconds is not None]
     return Splits(name, train, valid, test, opened, sum(seconds) if seconds else None)
