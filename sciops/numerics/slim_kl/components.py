@@ -37,22 +37,18 @@ class Components(ABC):
 
 
 class LowRank(Components):
-    """K_a = Φ_a Φ_aᵀ from columns Φ (A, N, r): differentiated features of an equation, or any other.
+    """K_a = Φ_a Φ_aᵀ from columns Φ (N, A, r): differentiated features of an equation, or any other.
 
     Cost O(N² A r) for a sum or all traces, O(N A r) for products; memory of the columns, 8 A N r bytes.
     """
 
-    def __init__(self, columns: Float[Tensor, "A N r"]) -> None:
+    def __init__(self, columns: Float[Tensor, "N A r"]) -> None:
         if columns.dtype != torch.float64:
-            raise UsageError(
-                f"Columns are {columns.dtype}; weights of kernels need torch.float64: pass columns.double()."
-            )
+            raise UsageError(f"Columns are {columns.dtype}; kernel weights need torch.float64: pass columns.double().")
         if not bool(torch.isfinite(columns).all()):
-            raise UsageError(
-                "Columns contain values that are not finite; remove the points where a feature is not defined."
-            )
-        self.count, self.points, self.rank = columns.shape
-        self.columns = columns.transpose(0, 1).reshape(self.points, -1).contiguous()  # (N, A·r)
+            raise UsageError("Columns hold values that are not finite; remove points where a feature is not defined.")
+        self.points, self.count, self.rank = columns.shape
+        self.columns = columns.reshape(self.points, -1).contiguous()
 
     def total(self, theta: Float[Tensor, " A"]) -> Float[Tensor, "N N"]:
         return (self.columns * theta.repeat_interleave(self.rank)) @ self.columns.T
@@ -85,7 +81,7 @@ class SpectralMixture(Components):
         size = 8 * len(frequencies) * len(x) * 2 ** x.shape[1]
         if size > self.limit:
             raise UsageError(
-                f"{len(frequencies)} components on {len(x)} points of {x.shape[1]} axes need {size >> 20} MiB, more than "
+                f"{len(frequencies)} components on {len(x)} points of {x.shape[1]} axes need {size >> 20} MiB, above "
                 f"{self.limit >> 20} MiB; use fewer components, fewer axes, or more workers."
             )
         self.count, self.points = len(frequencies), len(x)

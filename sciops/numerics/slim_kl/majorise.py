@@ -10,12 +10,15 @@ Bound at θ⁰, with α = C₀⁻¹ y, p_a = Σ_r α_rᵀ K_a α_r and q_a = R t
     best at θ⁰, v_a = θ⁰_a K_a α and v₀ = σ² α, is allowed at any θ, hence yᵀC⁻¹y ≤ Σ_a (θ⁰_a)² p_a / θ_a + const.
  2. log|C| is concave: log|C| ≤ log|C₀| + Σ_a tr(C₀⁻¹K_a)(θ_a − θ⁰_a).
 
-Both touch at θ⁰, so the minimiser of the bound cannot raise L. It separates: with P = (θ⁰_a)² p_a and b = q_a + λ_a − ρ g_a,
+Both touch at θ⁰: the minimiser of the bound cannot raise L. It separates; with P = (θ⁰_a)² p_a, b = q_a + λ_a − ρ g_a,
 
     h(z) = P/z + b z + (ρ/2) z²,    h′(z) = 0  ⇔  ρ z³ + b z² − P = 0,
 
 which for P > 0 has exactly one positive root, since h is strictly convex there; for P = 0 the minimum is max(0, −b/ρ).
 With ρ = λ = 0 it is z = θ⁰_a sqrt(p_a / q_a).
+
+The noise is a component with K = I: where it is learned, σ² ← max(σ² sqrt(Σ_r |α_r|² / (R tr C⁻¹)), least), again the
+minimiser of the bound. It belongs to the data of one worker and never enters a consensus.
 """
 
 from dataclasses import dataclass
@@ -54,9 +57,10 @@ class Bound:
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where a descent ended: weights, the objective before every step and at the end, and whether it came to rest."""
+    """Where a descent ended: weights, noise variance, the objective before every step, and whether it came to rest."""
 
     theta: Float[Tensor, " A"]
+    noise: float
     history: list[float]
     converged: bool
 
@@ -74,7 +78,7 @@ def bound(
     factor, failed = torch.linalg.cholesky_ex(C)
     if int(failed) or not bool(torch.isfinite(factor.diagonal()).all()):
         raise UsageError(
-            f"The covariance of {len(y)} points is singular at noise variance {noise:.1e}; give a larger noise, or merge "
+            f"The covariance of {len(y)} points is singular with noise {noise:.1e}; give a larger noise or merge "
             "points that coincide."
         )
     inverse = torch.cholesky_inverse(factor)
@@ -139,16 +143,24 @@ def minimise(
     *,
     steps: int = 100,
     tol: float = 1e-3,
+    least_noise: float | None = None,
 ) -> Minimum:
-    """Steps until max |θ⁺ − θ| ≤ tol · max θ⁺. Cost per step: one N × N Cholesky and the traces."""
+    """Steps until max |θ⁺ − θ| ≤ tol · max θ⁺. Cost per step: one N × N Cholesky and the traces.
+
+    least_noise  learn σ² too, from `noise` on and never below this; None: σ² is fixed
+    """
     history: list[float] = []
     for _ in range(steps):
-        new, objective = step(components, y, noise, theta, penalty)
-        history.append(float(objective))
+        at = bound(components, y, noise, theta, penalty)
+        history.append(float(at.objective))
+        new = following(at, theta, penalty)
         change, theta = (new - theta).abs().max(), new
+        if least_noise is not None:
+            ratio = at.alpha.square().mean(1).sum() / at.inverse.diagonal().sum()
+            noise = max(noise * float(ratio.sqrt()), least_noise)
         if bool(change <= tol * theta.max()):
-            return Minimum(theta, history, True)
-    return Minimum(theta, history, False)
+            return Minimum(theta, noise, history, True)
+    return Minimum(theta, noise, history, False)
 
 
 def start(components: Components, y: Float[Tensor, "N R"], noise: float) -> Float[Tensor, " A"]:

@@ -58,9 +58,7 @@ def take_part(
                 account.append(Round([4 + len(message)], [4 + len(reply)], float("nan"), float("nan"), rho))
         except (RuntimeError, ValueError) as error:
             told = "did not answer in time" if "imed out" in str(error) else "closed its connection"
-            raise WorkersLost(
-                f"Worker {rank} of {world} gave up in round {len(account) + 1}: a peer {told}."
-            ) from error
+            raise WorkersLost(f"Worker {rank} of {world} left in round {len(account) + 1}: a peer {told}.") from error
         going = worker.receive(reply)
     return Consensus(worker.down.value.clamp_min(0.0), account, worker.converged)
 
@@ -92,7 +90,9 @@ def distributed(
                 ours, theirs = context.Pipe(duplex=False)
                 work = pickle.dumps((c, values.clone(), noise, theta, settings))
                 where = str(Path(folder) / "store")
-                child = context.Process(target=_child, args=(theirs, work, where, rank, world, timeout), daemon=True)
+                child: BaseProcess = context.Process(
+                    target=_child, args=(theirs, work, where, rank, world, timeout), daemon=True
+                )
                 child.start()
                 theirs.close()
                 children.append(child)
@@ -172,7 +172,7 @@ def _failure(results: dict[int, tuple[str, Any]], pipes: list[Connection], child
             if kind == "died":
                 how = f"was killed by signal {-what}" if what < 0 else f"ended with exit code {what}"
                 return WorkersLost(
-                    f"Worker {rank} of {world} {how} (out of memory, or a script without `if __name__ == '__main__':`); "
+                    f"Worker {rank} of {world} {how} (no memory, or a script without `if __name__ == '__main__':`); "
                     "use fewer points per worker, or processes=False."
                 )
             if kind == "refused":

@@ -7,7 +7,8 @@ One round. Worker j: ζ_j ← descent on L_j(ζ) + λ_jᵀ(ζ − θ) + (ρ/2)�
 multipliers need no message. ρ is doubled where the primal residual is more than 10 times the dual one and halved in the
 opposite case; that decision and the end are one byte of the server's message.
 
-Residuals relative to what they are made of: ‖ζ_j − θ‖ over the larger of ‖ζ‖ and √J‖θ‖, and ρ√J‖θ − θ_before‖ over ‖λ‖.
+Residuals relative to what they are made of: ‖ζ_j − θ‖ over the larger of ‖ζ‖ and √J‖θ‖, and ρ√J‖θ − θ_before‖ over the
+larger of ‖λ‖ and ρ√J‖θ‖ (a single worker has λ = 0).
 
 Every number on either side depends on the messages and on the own data only: driving the machines in one process or in
 many gives the same bits. Reference: arXiv 2309.08201; residual balancing: Boyd et al., 2011, §3.4.1.
@@ -39,6 +40,7 @@ class Settings:
     tolerance   of both relative residuals, and of the change of the weights in a local descent
     rounds      outer iterations at most
     steps       steps of a local descent at most
+    least_noise let each worker learn the noise variance of its own data, not below this; None: it is fixed
     """
 
     quantiser: Quantiser = field(default_factory=Quantiser)
@@ -47,6 +49,7 @@ class Settings:
     tolerance: float = 1e-3
     rounds: int = 100
     steps: int = 100
+    least_noise: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -113,8 +116,17 @@ class Worker:
     def send(self) -> bytes:
         """Local descent, then the message."""
         s = self.settings
-        found = minimise(self.components, self.y, self.noise, self.zeta, self.penalty, steps=s.steps, tol=s.tolerance)
-        self.zeta = found.theta
+        found = minimise(
+            self.components,
+            self.y,
+            self.noise,
+            self.zeta,
+            self.penalty,
+            steps=s.steps,
+            tol=s.tolerance,
+            least_noise=s.least_noise,
+        )
+        self.zeta, self.noise = found.theta, found.noise
         return self.up.encode(self.zeta)
 
     def receive(self, message: bytes) -> bool:
@@ -152,7 +164,8 @@ class Server:
         scale = max(float(stacked.norm()), float(theta.norm()) * J**0.5)
         self.primal = _ratio(float((stacked - theta).norm()), scale)
         change = self.rho * J**0.5 * float((theta - before).norm())
-        self.dual = _ratio(change, float(torch.stack(self.multipliers).norm()))
+        pull = max(float(torch.stack(self.multipliers).norm()), self.rho * J**0.5 * float(theta.norm()))
+        self.dual = _ratio(change, pull)
         control = self._control()
         self.rho = _changed(self.rho, control)
         return bytes([control]) + body
@@ -200,7 +213,8 @@ def _simulate(
         rho = server.rho
         messages = [worker.send() for worker in workers]
         reply = server.combine(messages)
-        going = all([worker.receive(reply) for worker in workers])
+        answers = [worker.receive(reply) for worker in workers]
+        going = all(answers)
         account.append(record(messages, reply, server, rho))
     return Consensus(server.theta, account, server.converged)
 

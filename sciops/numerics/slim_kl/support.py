@@ -1,4 +1,4 @@
-"""Which weights are lines: a line between two grid points leaks into its neighbours, so raw weights are not the answer."""
+"""Which weights are lines: one between two grid points leaks into its neighbours, so raw weights are not the answer."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -33,7 +33,7 @@ def support(
 
 
 def spacing(frequencies: Float[Tensor, "A P"]) -> float:
-    """Distance of neighbours: the smallest on an axis if the frequencies lie on a product grid, else of A in the box."""
+    """Distance of neighbours: of the axis if the frequencies are a product grid, else of A points filling the box."""
     axes = [torch.unique(axis) for axis in frequencies.T]
     if torch.tensor([len(axis) for axis in axes]).prod() == len(frequencies):
         return max((float(axis.diff().min()) for axis in axes if len(axis) > 1), default=0.0)

@@ -44,12 +44,12 @@ def surrogate_minimum(
         free = (theta > 0) | (here.gradient < 0)
         size = float((torch.where(free, here.gradient, 0.0) * theta.clamp_min(1e-3 * theta.max())).abs().max())
         if size <= tol * abs(float(here.value)):
-            return Minimum(theta, history, True)
+            return Minimum(theta, noise, history, True)
         moved = _searched(components, y, noise, theta, q, penalty, here, _direction(here, theta, free))
         if moved is None:
-            return Minimum(theta, history, size <= 1e-6 * abs(float(here.value)))
+            return Minimum(theta, noise, history, size <= 1e-6 * abs(float(here.value)))
         theta = moved
-    return Minimum(theta, history, False)
+    return Minimum(theta, noise, history, False)
 
 
 def _direction(here: _Here, theta: Float[Tensor, " A"], free: Bool[Tensor, " A"]) -> Float[Tensor, " A"]:
