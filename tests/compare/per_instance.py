@@ -76,3 +76,9 @@ class Counted(Polynomials):
     def solve(self, cases: Cases, out: Grid, budget: Budget | None = None) -> Solution:
         Counted.solves += 1
         return super().solve(cases, out, budget)
+
+
+class ClassicalPolynomials(Polynomials):
+    """The same as a baseline."""
+
+    kind = "classical"
