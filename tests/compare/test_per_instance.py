@@ -43,7 +43,8 @@ def data(formula="sin(a*x)", n=1, label=1e-15, **parameters):
 
 def plan(*solvers, **changes):
     base = Plan("one", "One", "", tuple(solvers), timing=Protocol(2, 0.3, 1), memory=False)
-    return replace(base, metrics=("rel_l2", "max", "coverage_50", "coverage_95", "crps", "sharpness"), **changes)
+    metrics = ("rel_l2", "max", "coverage_50", "coverage_95", "crps", "sharpness")
+    return replace(base, **{"metrics": metrics} | changes)
 
 
 def run(chosen, test, folder):
