@@ -176,3 +176,36 @@ def test_what_is_offered_to_solvers() -> None:
     assert all({View.RESIDUAL, View.BOUNDARY} <= views for views in offered.values())
     without = {name for name, views in offered.items() if View.SYSTEM not in views}
     assert without == {"adv", "ac1_single", "ac1_sincos", "ac2_mix", "ac1_random"}
+
+
+def two_scale_digits(x, mp):
+    omega, kappa = 2 * mp.pi / mp.mpf(0.04), mp.mpf(1.8)
+    C = -(1 + kappa * (mp.sin(omega) / omega + (mp.cos(omega) - 1) / omega**2)) / (2 + kappa * mp.sin(omega) / omega)
+    wave = (x + C) * mp.sin(omega * x) / omega + (mp.cos(omega * x) - 1) / omega**2
+    return x**2 + 2 * C * x + kappa * wave
+
+
+DIGITS = {
+    "p1_single": lambda x, mp: mp.sin(100 * x),
+    "p1_xsin": lambda x, mp: x * mp.sin(200 * x),
+    "p1_x2": lambda x, mp: mp.sin(500 * x) - 2 * (x - mp.mpf(1) / 2) ** 2,
+    "chirp": lambda x, mp: mp.sin(150 * x**2),
+    "layer": lambda x, mp: 1 - mp.cosh((x - mp.mpf(1) / 2) / mp.sqrt(1e-4)) / mp.cosh(1 / (2 * mp.sqrt(1e-4))),
+    "homogenisation": two_scale_digits,
+}
+
+
+@pytest.mark.parametrize("name", DIGITS)
+def test_the_label_error_bounds_the_distance_to_forty_digits(name: str) -> None:
+    import mpmath  # comes with torch, through SymPy
+
+    recipe = load_recipe(FOLDER / f"{name}.yaml")
+    grid = recipe.grid.resized(301)
+    problem = recipe.make_problem()
+    solution = problem.reference(problem.sample([1], grid))
+    with mpmath.workdps(40):
+        truth = [DIGITS[name](mpmath.mpf(float(x)), mpmath) for x in grid.axis(0)]
+        u = solution.field.values.flatten().tolist()
+        gap = sum((a - b) ** 2 for a, b in zip(u, truth, strict=True)) / sum(b * b for b in truth)
+        error = float(mpmath.sqrt(gap))
+    assert error <= float(solution.stats["label_error"]) < 1e-12
