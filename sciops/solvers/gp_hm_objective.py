@@ -1,14 +1,15 @@
 """The published objective of GP-HM: values of u at the nodes of a grid and kernel parameters, fitted jointly."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciops.core.calculus import Calculus, Order
+from sciops.core.calculus import Calculus, Order, State
 from sciops.core.errors import UsageError
 from sciops.core.grid import Grid
 from sciops.numerics.kronecker import Kronecker, mode_product
@@ -54,11 +55,8 @@ class NodeCalculus(Calculus):
         return values.reshape(1, -1)
 
     def div_flux(self, a: Any, u: Any) -> Any:
-        total = 0.0
-        for axis in range(self.ndim):
-            order = tuple(int(j == axis) for j in range(self.ndim))
-            total = total + self.partial(a * self.partial(u, order), order)
-        return total
+        orders = [tuple(int(j == axis) for j in range(self.ndim)) for axis in range(self.ndim)]
+        return sum(self.partial(a * self.partial(u, order), order) for order in orders)
 
 
 class AxisKernels:
@@ -85,13 +83,6 @@ class AxisKernels:
             self.model.orders[axis].add(order)
             (self.values[axis][order],) = covariance(self.model.kernel, self.lags[axis], (order,), *self.axes[axis])
         return toeplitz(self.values[axis][order], order)
-
-    def cross(self, axis: int, x: Float[Tensor, " P"], order: int = 0) -> Float[Tensor, "P n"]:
-        """k⁽ⁿ⁾(x − node)."""
-        nodes = self.model.nodes.axis(axis, x.dtype, x.device)
-        lag = (x[:, None] - nodes).reshape(-1)
-        (values,) = covariance(self.model.kernel, lag, (order,), *self.axes[axis])
-        return values.reshape(len(x), len(nodes))
 
 
 class Frozen:
@@ -163,7 +154,9 @@ class GPHMObjective(nn.Module):
         self.log_weight = nn.ParameterList(torch.full_like(steps, -math.log(components)) for _ in ceilings)
         self.s = nn.ParameterList(torch.zeros_like(steps) for _ in ceilings)
         self.mu = nn.ParameterList(steps * ceiling for ceiling in ceilings)
-        self.log_tau = nn.Parameter(like.new_zeros(()) if first is None else first.log_tau.detach().clone())
+        self.log_tau: nn.Parameter = nn.Parameter(like.new_zeros(()))
+        if first is not None:
+            self.log_tau.data.copy_(first.log_tau.data)
         self.log_v = nn.Parameter(like.new_zeros(()))
         self.orders: list[set[int]] = [{0} for _ in nodes.shape]
         with torch.no_grad():
@@ -224,17 +217,39 @@ class GPHMObjective(nn.Module):
     # ---- the answer
 
     @torch.no_grad()
-    def predict(self, x: Float[Tensor, "P d"]) -> Float[Tensor, " P"]:
-        """Σ over nodes of Π_j k_j(x_j, node_j) (C⁻¹U)_node: the conditional mean anywhere."""
+    def snapshot(self) -> "Snapshot":
+        """The answer at the current parameters; later steps do not change it."""
         kernels = self.kernels()
-        weights = kernels.C.solve(self.u)
-        own = contract(weights, [kernels.cross(j, *unique) for j, unique in enumerate(_coordinates(x))], x)
-        return own if self.known is None else own + self.known.model.predict(x)
+        axes = [(w.detach().clone(), s.detach().clone(), mu.detach().clone()) for w, s, mu in kernels.axes]
+        before = None if self.known is None else self.known.model.snapshot()
+        return Snapshot(self.nodes, self.kernel, axes, kernels.C.solve(self.u).detach(), before)
 
 
-def _coordinates(x: Tensor) -> Iterator[tuple[Tensor]]:
-    for j in range(x.shape[1]):
-        yield (x[:, j].unique(),)
+@dataclass
+class Snapshot:
+    """u(x) = Σ_nodes Π_j k_j(x_j, node_j) (C⁻¹U)_node, the conditional mean anywhere, with its derivatives."""
+
+    nodes: Grid
+    kernel: str
+    axes: list[tuple[Tensor, Tensor, Tensor]]
+    weights: Tensor
+    before: "Snapshot | None" = None
+
+    @torch.no_grad()
+    def __call__(self, x: Float[Tensor, "P d"], order: Order | None = None) -> Float[Tensor, " P"]:
+        """∂^order u at points; u itself without an order."""
+        rows = []
+        for j, axis in enumerate(self.axes):
+            unique = x[:, j].unique()
+            lag = (unique[:, None] - self.nodes.axis(j, x.dtype, x.device)).reshape(-1)
+            (k,) = covariance(self.kernel, lag, (order[j] if order else 0,), *axis)
+            rows.append(k.reshape(len(unique), -1))
+        own = contract(self.weights, rows, x)
+        return own if self.before is None else own + self.before(x, order)
+
+    def state(self, x: Float[Tensor, "P d"]) -> State:
+        """Derivatives at points."""
+        return lambda order: self(x, order)
 
 
 def contract(
