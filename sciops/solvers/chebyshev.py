@@ -6,11 +6,10 @@ import numpy as np
 import torch
 
 from sciops.core.errors import UsageError
-from sciops.core.grid import Grid
 from sciops.core.linear import ADVICE, Status
-from sciops.core.problem import Problem
 from sciops.core.solver import Budget
 from sciops.numerics.chebyshev import EPS, Series
+from sciops.solvers.chebyshev_box import BoxProblem
 from sciops.solvers.chebyshev_line import Attempts, LineProblem, error_estimate
 from sciops.solvers.collocation import Answer, CollocationSolver, Equation, Function, relative_residual
 
@@ -52,12 +51,6 @@ class ChebyshevCollocation(CollocationSolver):
     def name(self) -> str:
         return type(self).__name__ if self.points is None else f"{type(self).__name__} n={self.points}"
 
-    def refuses(self, problem: Problem, grid: Grid) -> str | None:
-        reason = super().refuses(problem, grid)
-        if reason is None and problem.ndim > 1:
-            return "solves one-dimensional problems so far"
-        return reason
-
     def ladder(self) -> Sequence["ChebyshevCollocation"]:
         sizes = (16, 32, 64, 128, 256, 512, 1024)
         return (*(ChebyshevCollocation(n, self.max_points, self.tol) for n in sizes), self)
@@ -76,6 +69,9 @@ class ChebyshevCollocation(CollocationSolver):
         return self._answer(equation, attempts, budget.tol or self.tol)
 
     def _run(self, equation: Equation, attempts: Attempts, most: int, maxiter: int) -> None:
+        if equation.ndim > 1:
+            BoxProblem(equation, most).run(attempts, self.points, maxiter)
+            return
         line = LineProblem(equation, most)
         if equation.linear:
             line.linear(attempts, self.points)
