@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from sciops.core.calculus import Order
 from sciops.core.errors import UsageError
 from sciops.core.linear import ADVICE, Status
 from sciops.core.solver import Budget
 from sciops.numerics.chebyshev import EPS, Series
 from sciops.solvers.chebyshev_box import BoxProblem
 from sciops.solvers.chebyshev_line import Attempts, LineProblem, error_estimate
+from sciops.solvers.chebyshev_rectangular import RectangularProblem
 from sciops.solvers.collocation import Answer, CollocationSolver, Equation, Function, relative_residual
 
 LIMITS = {1: 1 << 16, 2: 600, 3: 96}
@@ -20,9 +22,13 @@ LIMITS = {1: 1 << 16, 2: 600, 3: 96}
 class ChebyshevCollocation(CollocationSolver):
     """L u = f in a box, u or ∂u/∂n on its faces, u as a Chebyshev series as long as the solution needs.
 
-    One dimension: ultraspherical method (banded, any order, variable coefficients). Nonlinear: Newton's method, damped
-    where the residual would grow, warm from length to length. The length grows until the coefficients of the solution
-    have fallen to their rounding plateau; a second solve from other points then measures the rounding.
+    One dimension: ultraspherical method (banded, any order, variable coefficients). Two and three: tensor collocation
+    with one row per boundary point and fast diagonalisation, which solves equations that separate and preconditions
+    GMRES for the others. Any other combination of equation and conditions: rectangular least squares, up to 6000
+    coefficients. Nonlinear: Newton's method, damped where the residual would grow, warm from size to size.
+    The size grows until the coefficients have fallen to their rounding plateau on every axis; other points, refinement
+    or rounded data then measure what rounding has left. Runs on the CPU in float64, wherever the cases are.
+    Cost for n per axis: O(n·b²) in 1-D with bandwidth b; O(n³) in 2-D, O(n⁴) in 3-D.
 
     `points`       points per axis; None (the default): as many as needed
     `max_points`   where growth ends: UNRESOLVED (defaults 65536, 600², 96³)
@@ -69,14 +75,15 @@ class ChebyshevCollocation(CollocationSolver):
         return self._answer(equation, attempts, budget.tol or self.tol)
 
     def _run(self, equation: Equation, attempts: Attempts, most: int, maxiter: int) -> None:
-        if equation.ndim > 1:
+        orders = _orders(equation)
+        square = all(sum(face.axis == j for face in equation.faces) == 2 for j in range(equation.ndim))
+        second = all(tuple(2 * int(k == j) for k in range(equation.ndim)) in orders for j in range(equation.ndim))
+        if equation.ndim == 1 and max(orders)[0] == len(equation.faces):
+            LineProblem(equation, most).run(attempts, self.points, maxiter)
+        elif equation.ndim > 1 and square and second and max(map(sum, orders)) == 2:
             BoxProblem(equation, most).run(attempts, self.points, maxiter)
-            return
-        line = LineProblem(equation, most)
-        if equation.linear:
-            line.linear(attempts, self.points)
         else:
-            line.newton(attempts, self.points, maxiter)
+            RectangularProblem(equation, most).run(attempts, self.points, maxiter)
 
     def _answer(self, equation: Equation, attempts: Attempts, tol: float) -> Answer:
         if not attempts.found:
@@ -118,6 +125,13 @@ class ChebyshevCollocation(CollocationSolver):
 def on_any_device(u: Series) -> Function:
     """u as a function of points that may live elsewhere: the series itself is computed on the CPU."""
     return lambda x: u(x.to("cpu", torch.float64)).to(x.device)
+
+
+def _orders(equation: Equation) -> set[Order]:
+    """Derivatives that the equation has somewhere."""
+    x = equation.interior_points(5, torch.Generator().manual_seed(4))
+    state = None if equation.linear else lambda order: torch.ones_like(x[:, 0])
+    return {order for order, c in equation.rows(x, state).terms.items() if bool(c.any())}
 
 
 def _exact_inputs(equation: Equation) -> bool:

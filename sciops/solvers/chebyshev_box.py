@@ -12,21 +12,14 @@ from sciops.numerics.chebyshev import (
     EPS,
     Series,
     grown,
-    l2_norm,
-    lobatto,
-    profile,
     relative_change,
-    resolved_length,
-    tail,
     to_coefficients,
     to_values,
 )
 from sciops.numerics.tensor_collocation import Axis, Diagonalised, TensorGrid, gmres, separable_part
 from sciops.solvers.chebyshev_line import ENOUGH, Attempts
+from sciops.solvers.chebyshev_sizes import first_sizes, grown_sizes
 from sciops.solvers.collocation import Equation
-
-START = 24
-"""Points per axis where nothing asks for more."""
 
 
 @dataclass
@@ -37,6 +30,8 @@ class _Tangent:
     rhs: Float[Tensor, "*m"]
     inverse: Diagonalised
     exact: bool
+    scale: Tensor | float
+    """What the equation was divided by."""
 
 
 class BoxProblem:
@@ -51,54 +46,11 @@ class BoxProblem:
         ]
         self.zero = Series(torch.zeros((2,) * self.ndim, dtype=torch.float64), equation.lower, equation.upper)
 
-    # ---- sizes
-
-    def first_sizes(self) -> list[int]:
-        """Points per axis that resolve the forcing and the boundary data along some lines: a start for the growth."""
-        return [self._first_size(j) for j in range(self.ndim)]
-
-    def _first_size(self, axis: int) -> int:
-        equation, longest = self.equation, START
-        random = torch.Generator().manual_seed(2 + axis)
-        for face in [None, None, None, *(f for f in equation.faces if f.axis != axis)]:
-            base = equation.interior_points(1, random) if face is None else equation.face_points(face, 1, random)
-            n = 2 * START + 1
-            while True:
-                x = base.repeat(n, 1)
-                x[:, axis] = lobatto(n, self.lower[axis], self.upper[axis])
-                if face is not None:
-                    values = equation.boundary_rows(face, x).rhs
-                else:
-                    values = equation.rows(x, None if equation.linear else self.zero.state(x)).rhs
-                length = resolved_length(to_coefficients(values))
-                if length < n or 2 * n - 1 > 2 * self.most:
-                    break
-                n = 2 * n - 1
-            if float(values.abs().max()) > 0:
-                longest = max(longest, length)
-        # Powers of u make f longer than u.
-        return min(self.most, round((1.1 if equation.linear else 0.5) * longest) + 10)
-
-    def grown_sizes(self, u: Series, change: float, last: float) -> list[int] | None:
-        """The next points per axis, larger where the tail of u is not flat yet; None where all are resolved."""
-        sizes = list(u.coefficients.shape)
-        stagnant = change < 1e-7 and change > 0.1 * last
-        unresolved = [
-            j
-            for j, n in enumerate(sizes)
-            if resolved_length(profile(u.coefficients, j)) >= n and not (stagnant or tail(u.coefficients, j) < 1e-13)
-        ]
-        if not unresolved:
-            return None
-        for j in unresolved:
-            sizes[j] = min(self.most, max(round(1.5 * sizes[j]), sizes[j] + 8))
-        return sizes
-
     # ---- solves
 
     def run(self, attempts: Attempts, fixed: int | None, maxiter: int) -> None:
         """Solve at growing sizes until the series is resolved or may not grow."""
-        sizes = [fixed] * self.ndim if fixed else self.first_sizes()
+        sizes = [fixed] * self.ndim if fixed else first_sizes(self.equation, self.most)
         u = self.zero
         while True:
             u, converged, rounding = self._solve(sizes, u, attempts, maxiter)
@@ -107,7 +59,7 @@ class BoxProblem:
             if attempts.found:
                 attempts.change = relative_change(u, attempts.found[-1][1])
             attempts.add(u)
-            larger = self.grown_sizes(u, attempts.change, last)
+            larger = grown_sizes(u, attempts.change, last, self.most)
             attempts.resolved = converged and larger is None
             if attempts.resolved:
                 attempts.change = rounding
@@ -125,11 +77,13 @@ class BoxProblem:
         x, data = grid.points(), self._data(grid)
         if self.equation.linear:
             tangent = self._tangent(grid, x, None)
-            u, converged, noise = self._linear(grid, data, tangent, attempts, 1e-14, maxiter)
+            u, converged, change = self._linear(grid, data, tangent, attempts, 1e-14, maxiter)
         else:
-            u, converged, noise = self._newton(grid, data, x, self._restrict(start, grid, data), attempts, maxiter)
+            begin = self._restrict(start, grid, data)
+            u, converged, change, tangent = self._newton(grid, data, x, begin, attempts, maxiter)
+        change += self._noise(grid, x, u, tangent)
         series = Series(to_coefficients(u, range(self.ndim)), self.equation.lower, self.equation.upper)
-        return series, converged, noise
+        return series, converged, change
 
     def _data(self, grid: TensorGrid) -> dict[tuple[int, int], Tensor]:
         found = {}
@@ -151,12 +105,13 @@ class BoxProblem:
         state = None if u is None else lambda order: grid.differentiate(u, order).flatten()
         rows = self.equation.rows(x, state)
         terms, rhs = dict(rows.terms), rows.rhs
+        scale: Tensor | float = 1.0
         lead = terms[(2,) + (0,) * (self.ndim - 1)]
         if bool((lead - lead[0]).abs().max() > 1e-14 * lead.abs().max()) and bool((lead * lead[0] > 0).all()):
             # A common factor would spoil the means: −∇·(a∇u) = f becomes −Δu − ∇(log a)·∇u = f/a.
-            terms, rhs = {order: c / lead for order, c in terms.items()}, rhs / lead
+            terms, rhs, scale = {order: c / lead for order, c in terms.items()}, rhs / lead, lead
         inverse, exact = separable_part(terms, grid)
-        return _Tangent(terms, rhs.reshape(grid.inner), inverse, exact)
+        return _Tangent(terms, rhs.reshape(grid.inner), inverse, exact, scale)
 
     def _linear(
         self,
@@ -171,7 +126,7 @@ class BoxProblem:
         """u on the whole grid, whether GMRES converged, the relative size of what refinement still changed."""
         inner = (slice(1, -1),) * self.ndim
         v = torch.zeros(grid.inner, dtype=torch.float64) if start is None else start[inner]
-        converged, change = True, float("inf")
+        change = float("inf")
         for sweep in range(4):
             defect = tangent.inverse(tangent.rhs - grid.apply(tangent.terms, grid.extend(v, data)))
             if tangent.exact:
@@ -193,22 +148,24 @@ class BoxProblem:
             previous, change = change, float(step.norm()) / size if size else 0.0
             if (sweep and (change <= tol or change > 0.1 * previous)) or attempts.late():
                 break
-        return grid.extend(v, data), converged, change + self._noise(grid, tangent, v, data)
+        return grid.extend(v, data), True, change
 
-    def _noise(self, grid: TensorGrid, tangent: _Tangent, v: Tensor, data: dict[tuple[int, int], Tensor]) -> float:
-        """What rounding of the forcing does to u, by a draw of it: f carries that of its arguments, ε Σ|x_j ∂_j f|, and
-        f varies about as fast as u."""
-        u = Series(to_coefficients(grid.extend(v, data), range(self.ndim)), self.equation.lower, self.equation.upper)
-        size = l2_norm(u)
+    def _noise(self, grid: TensorGrid, x: Tensor, u: Tensor, tangent: _Tangent) -> float:
+        """What rounding of f does to u: f once more with every coordinate moved by its last digit, as formulas do to
+        their arguments, and its values changed in theirs."""
+        size = float(u.norm())
         if size == 0.0:
             return 0.0
-        factor = 1.0
-        for j in range(self.ndim):
-            reach = max(abs(self.lower[j]), abs(self.upper[j]))
-            factor += reach * l2_norm(u.derivative(tuple(int(k == j) for k in range(self.ndim)))) / size
         random = torch.Generator().manual_seed(3)
-        draw = torch.randn(grid.inner, generator=random, dtype=torch.float64)
-        return float(tangent.inverse(EPS * factor * tangent.rhs * draw).norm() / v.norm())
+        moved = torch.meshgrid(
+            *(a.x[1:-1] * (1 + EPS * torch.randn(a.n - 2, generator=random, dtype=torch.float64)) for a in grid.axes),
+            indexing="ij",
+        )
+        state = None if self.equation.linear else lambda order: grid.differentiate(u, order).flatten()
+        rows, other = (self.equation.rows(p, state) for p in (x, torch.stack(moved, -1).reshape(-1, self.ndim)))
+        draw = 0.5 * EPS * torch.randn(rows.rhs.shape, generator=random, dtype=torch.float64)
+        noise = (other.rhs - rows.rhs + draw * rows.rhs) / tangent.scale
+        return float(tangent.inverse(noise.reshape(grid.inner)).norm()) / size
 
     def _newton(
         self,
@@ -218,14 +175,14 @@ class BoxProblem:
         u: Tensor,
         attempts: Attempts,
         maxiter: int,
-    ) -> tuple[Tensor, bool, float]:
-        """u on the whole grid, whether Newton's method converged, the size of its last step."""
-        step, noise, steps = float("inf"), float("inf"), 0
+    ) -> tuple[Tensor, bool, float, _Tangent]:
+        """u on the whole grid, whether Newton's method converged, its rounding or last step, the last tangent."""
+        step, steps, tangent = float("inf"), 0, self._tangent(grid, x, u)
         while steps < maxiter and not attempts.late():
-            tangent = self._tangent(grid, x, u)
+            tangent = tangent if steps == 0 else self._tangent(grid, x, u)
             defect = float((grid.apply(tangent.terms, u) - tangent.rhs).norm())
             tol = min(1e-2, max(1e-14, 0.01 * step**2))
-            target, solved, noise = self._linear(grid, data, tangent, attempts, tol, 300, u)
+            target, solved, change = self._linear(grid, data, tangent, attempts, tol, 300, u)
             steps += 1
             previous, step = step, float((target - u).norm() / target.norm().clamp(min=1e-300))
             share = 1.0
@@ -236,10 +193,10 @@ class BoxProblem:
                 share *= 0.5
             u = u + share * (target - u)
             if not solved or (step > 1e-3 and not math.isfinite(step)):
-                return u, False, step
+                return u, False, step, tangent
             if step < 1e-12 or (step < 1e-8 and step > 0.1 * previous):
-                return u, True, max(noise, step if step > 1e-12 else 0.0)
-        return u, step < 1e-8, step
+                return u, True, max(change, step if step > 1e-12 else 0.0), tangent
+        return u, step < 1e-8, step, tangent
 
     def _defect(self, grid: TensorGrid, x: Tensor, u: Tensor) -> float:
         return float(self.equation.residual(x, lambda order: grid.differentiate(u, order).flatten()).norm())

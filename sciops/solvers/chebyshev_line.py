@@ -134,8 +134,21 @@ class LineProblem:
         """The answer with n coefficients."""
         return self.series(ultraspherical.solve(sampled.terms, sampled.forcing, self.conditions, n, self.length))
 
+    @staticmethod
+    def _note(attempts: Attempts, u: Series) -> None:
+        if attempts.found:
+            attempts.change = relative_change(u, attempts.found[-1][1])
+        attempts.add(u)
+
     def _longest(self, sampled: Sampled) -> int:
         return self.most if 8 * sampled.width <= DENSE else min(self.most, DENSE)
+
+    def run(self, attempts: Attempts, fixed: int | None, maxiter: int) -> None:
+        """Solve at growing lengths until the series is resolved or may not grow."""
+        if self.equation.linear:
+            self.linear(attempts, fixed)
+        else:
+            self.newton(attempts, fixed, maxiter)
 
     # ---- linear equations
 
@@ -145,18 +158,17 @@ class LineProblem:
         sampled = self.sample(n)
         while not fixed and not sampled.resolved and 2 * n - 1 <= self.most and not attempts.late():
             if sampled.order < n <= self._longest(sampled):
-                attempts.add(self.solve(sampled, n))
+                self._note(attempts, self.solve(sampled, n))
+                if attempts.change < ENOUGH:
+                    break
             n = 2 * n - 1
             sampled = self.sample(n)
         size = fixed or min(self.most, max(32, round(1.3 * len(sampled.forcing)) + 8), self._longest(sampled))
         while True:
             u = self.solve(sampled, size)
             attempts.iterations += 1
-            attempts.points = max(size, sampled.n)
-            last = attempts.change
-            if attempts.found:
-                attempts.change = relative_change(u, attempts.found[-1][1])
-            attempts.add(u)
+            attempts.points, last = max(size, sampled.n), attempts.change
+            self._note(attempts, u)
             stagnant = attempts.change < 1e-7 and attempts.change > 0.1 * last
             short = resolved_length(u.coefficients) < size and sampled.resolved
             attempts.resolved = sampled.resolved and (short or stagnant)
@@ -182,11 +194,8 @@ class LineProblem:
         attempts.iterations += 1
         while True:
             u, converged, sampled_well = self._newton_at(u, size, attempts, maxiter)
-            attempts.points = 3 * size
-            last = attempts.change
-            if attempts.found:
-                attempts.change = relative_change(u, attempts.found[-1][1])
-            attempts.add(u)
+            attempts.points, last = 3 * size, attempts.change
+            self._note(attempts, u)
             attempts.diverged = not converged
             short = resolved_length(u.coefficients) < size
             stagnant = attempts.change < 1e-7 and attempts.change > 0.1 * last
