@@ -12,11 +12,15 @@ import torch
 @dataclass(frozen=True)
 class Protocol:
     """Warm up until two runs differ by less than 5 % (at most `warmup` runs); then repeat each call until
-    `repeats` runs or `seconds` of its own clock have passed, whichever comes first, but at least 3 runs."""
+    `repeats` runs or `seconds` of its own clock have passed, whichever comes first, but at least 3 runs.
+
+    A per-instance solve that took longer than `once` seconds when it was judged is not run again for the clock.
+    """
 
     repeats: int = 20
     seconds: float = 5.0
     warmup: int = 10
+    once: float = 5.0
 
 
 @dataclass(frozen=True)

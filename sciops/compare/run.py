@@ -136,7 +136,7 @@ class Comparison:
         """Latency of one solve and seconds per case in a batch, interleaved over all rows with an answer.
 
         Per-instance solvers take one case at a time, so the solves that were judged give their seconds per case, and
-        their latency too where one of them took longer than `timing.seconds`.
+        their latency too where they took longer than `timing.once`. So does the one solve of a single test case.
         """
         answered = [row for row in rows if row.status in ("ok", "partial") and row.key in self.solvers]
         if all(row.latency and row.throughput for row in answered):
@@ -167,10 +167,11 @@ class Comparison:
         if attribute == "throughput" and len(self.splits.test) == 1:
             row.throughput = row.latency
             return True
-        if row.kind != "per-instance" or not row.judged_seconds:
+        alone = row.kind == "per-instance" or len(self.splits.test) == 1
+        if not alone or not row.judged_seconds:
             return False
         seconds = sum(row.judged_seconds) / len(row.judged_seconds)
-        if attribute == "throughput" or seconds > self.plan.timing.seconds:
+        if attribute == "throughput" or seconds > self.plan.timing.once:
             setattr(row, attribute, once(seconds))
             return True
         return False

@@ -164,11 +164,12 @@ def test_the_anytime_curve_is_the_error_of_the_first_case():
 def test_long_solves_are_not_repeated_for_the_clock(tmp_path):
     counted = resolve_class(f"{FAKE}:Counted")
     counted.solves = 0
-    chosen = plan(contestant("long", f"{FAKE}:Counted", pause=0.4), contestant("short"))
+    clock = Protocol(2, 0.0, 1, once=1.0)
+    chosen = plan(contestant("long", f"{FAKE}:Counted", pause=1.1), contestant("short"), timing=clock)
     results = run(chosen, data(n=2), tmp_path)
     long, short = results.rows
     assert counted.solves == 1
-    assert long.latency["median"] > 0.4 and long.latency["judged"]
+    assert long.latency["median"] > 1.1 and long.latency["judged"]
     assert "judged" not in short.latency and short.throughput["judged"]
     assert [line["latency (n = 1)"].endswith("(once)") for line in main_tables(results)["Cost"]] == [
         line["solver"] == "long" for line in main_tables(results)["Cost"]
