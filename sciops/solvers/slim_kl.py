@@ -31,6 +31,7 @@ class Fitted:
     noise        variance of the observations' noise, in units of y²
     consensus    rounds and messages; None where one worker held all data
     converged    the residuals, or the change of the weights, met the tolerance
+    points       of the smallest worker
     """
 
     theta: Float[Tensor, " A"]
@@ -38,10 +39,15 @@ class Fitted:
     noise: float
     consensus: Consensus | None
     converged: bool
+    points: int
 
     def support(self, threshold: float = 1e-3) -> Int64[Tensor, " K"]:
-        """Indices of the lines found (local maxima of θ)."""
-        return support(self.theta, self.frequencies, threshold=threshold)
+        """Indices of the lines found: local maxima of θ above a share of the largest, and above what noise alone gives.
+
+        The largest of A ordinates of a periodogram of n values of noise is about 2 log(A) σ_n²/n.
+        """
+        floor = 2 * math.log(max(len(self.theta), 2)) * self.noise / self.points
+        return support(self.theta, self.frequencies, threshold=threshold, floor=floor)
 
 
 @dataclass
@@ -58,7 +64,7 @@ class SlimKL:
                              n = N in 1-D, the distinct values of the axis where X is a full grid, and N^(1/P) else
     noise                    variance of the noise in units of y²; "estimate" (smoothing spline, or nearest neighbours)
                              before the fit, too large for signals faster than the points; "learned" with the weights,
-                             by each worker for its own data
+                             by each worker for its own data, too small where components outnumber points
     workers, split           data are dealt out at "random", so that each sees the whole span, or in "blocks" along the
                              first axis, which cuts the resolution of each worker to that of its block
     processes                True: one process per worker over gloo; False: the same arithmetic in this process
@@ -89,7 +95,7 @@ class SlimKL:
     fitted: Fitted | None = field(default=None, init=False)
 
     def fit(self, X: Float[Tensor, "N *P"], y: Float[Tensor, " N"]) -> "SlimKL":
-        """Learn the weights from points (N, P) or (N,) and values (N,). Data that do not fit raise UsageError."""
+        """Learn the weights from points (N, P) or (N,) and values (N,)."""
         x, values = self._checked(X, y)
         self._origin, self._unit = x.amin(0), self._samples(x)
         self._mean, self._scale = values.mean(), values.std()
@@ -124,16 +130,23 @@ class SlimKL:
             else:
                 consensus = simulate(parts, targets, noise, theta, settings)
             theta, converged = consensus.theta, consensus.converged
-            if settings.least_noise is not None:  # one number per worker; the predictor needs one for all
+            if settings.least_noise is not None:  # each worker has its own; a prediction needs one for all
                 noise = self._common_noise(theta, grid, settings.least_noise)
         if not converged:
             warnings.warn(
                 f"The weights had not settled after {settings.rounds} rounds; allow more, or a finer step of rounding.",
                 stacklevel=2,
             )
+        if settings.least_noise is not None and noise <= 2 * settings.least_noise:
+            warnings.warn(
+                "The learned noise fell to its least value: with so many components the points of a worker can be fitted "
+                "without error; give the noise, or use fewer workers or components.",
+                stacklevel=2,
+            )
         square = float(self._scale) ** 2
         self._theta, self._noise_scaled, self._grid = theta, noise, grid
-        self.fitted = Fitted(theta * square, grid / self._unit, noise * square, consensus, converged)
+        fewest = min(len(block) for block in self._blocks)
+        self.fitted = Fitted(theta * square, grid / self._unit, noise * square, consensus, converged, fewest)
         return self
 
     def predict(
@@ -189,9 +202,13 @@ class SlimKL:
         return self.noise / float(self._scale) ** 2
 
     def _common_noise(self, theta: Float[Tensor, " A"], grid: Float[Tensor, "A P"], least: float) -> float:
-        """The median over workers of the noise that makes their own data likeliest at the common weights."""
+        """The noise that makes the data likeliest at the common weights: all, or the median over workers for a fusion.
+
+        The workers' own values are too small where they have few points.
+        """
         found = []
-        for block in self._blocks:
+        everything = torch.arange(len(self._x), device=theta.device)
+        for block in [everything] if self.prediction == "global" else self._blocks:
             kept = theta > 1e-12 * theta.max()
             C = SpectralMixture(self._x[block], grid[kept], self.bandwidth).total(theta[kept])
             values, vectors = torch.linalg.eigh(C)
