@@ -56,16 +56,16 @@ def modulated(
 
 @dataclass(frozen=True)
 class ModulatedFeatures:
-    """φ(x) = Π_p T_{α_p}(t_p) · Π_p {cos, sin}(2πν_p s_p), Σ_p α_p < count, for each wave ν of a list.
+    """φ(x) = Π_p T_{α_p}(t_p) · Π_p {cos, sin}(2πν_p s_p), Σ_p α_p < count_ν, for each wave ν of a list.
 
     This is the weight-space form of a kernel envelope(length ~ L) × Π cos with frozen frequencies: the span of a block
     holds e^{iδx} times the wave to spectral accuracy for |δ|L of order one, holds polynomial and slow envelopes, and
-    is closed under differentiation. The wave 0 is the polynomial block. Columns number Σ_waves 2^(non-zero entries) ·
-    C(count − 1 + d, d).
+    is closed under differentiation. The wave 0 is the polynomial block. Columns number Σ_ν 2^(non-zero entries of ν) ·
+    C(count_ν − 1 + d, d).
 
     lower, upper   the box, one entry per axis
     waves          cycles per box length, one tuple of d entries per wave
-    count          polynomials per axis (total degree below it)
+    counts         polynomials per axis (total degree below it), one number per wave
 
     Cost and memory O(N n) per derivative. Ill-conditioned where two waves differ by less than about count/2 cycles:
     solve with `numerics.weight_space`.
@@ -74,7 +74,7 @@ class ModulatedFeatures:
     lower: tuple[float, ...]
     upper: tuple[float, ...]
     waves: tuple[tuple[float, ...], ...]
-    count: int
+    counts: tuple[int, ...]
 
     def __post_init__(self) -> None:
         if not len(self.lower) == len(self.upper) or any(len(w) != len(self.lower) for w in self.waves):
@@ -82,8 +82,10 @@ class ModulatedFeatures:
                 f"ModulatedFeatures needs one entry per axis; got lower={self.lower}, upper={self.upper}, "
                 f"waves={self.waves}."
             )
-        if self.count < 1 or any(nu < 0 for wave in self.waves for nu in wave):
-            raise UsageError(f"ModulatedFeatures needs count ≥ 1 and ν ≥ 0; got count={self.count}, {self.waves}.")
+        if len(self.counts) != len(self.waves) or min(self.counts, default=1) < 1:
+            raise UsageError(f"ModulatedFeatures needs one count ≥ 1 per wave; got {self.counts} for {self.waves}.")
+        if any(nu < 0 for wave in self.waves for nu in wave):
+            raise UsageError(f"ModulatedFeatures needs cycles ≥ 0; got waves={self.waves}.")
 
     @property
     def ndim(self) -> int:
@@ -95,22 +97,31 @@ class ModulatedFeatures:
         return [sorted({wave[j] for wave in self.waves}) for j in range(self.ndim)]
 
     @cached_property
-    def degrees(self) -> list[tuple[int, ...]]:
-        """α with Σ α < count, low degrees first."""
-        tuples = product(range(self.count), repeat=self.ndim)
-        return sorted((a for a in tuples if sum(a) < self.count), key=lambda a: (sum(a), a))
+    def columns(self) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
+        """(wave, carrier per axis: 0 cosine or none, 1 sine; degree per axis) of every feature, degrees rising."""
+        found = []
+        for b, (wave, count) in enumerate(zip(self.waves, self.counts, strict=True)):
+            degrees = sorted((a for a in product(range(count), repeat=self.ndim) if sum(a) < count), key=sum)
+            for carrier in product(*(range(2 if nu else 1) for nu in wave)):
+                found += [(b, carrier, alpha) for alpha in degrees]
+        return found
 
     @cached_property
-    def columns(self) -> list[tuple[int, tuple[int, ...], tuple[int, ...]]]:
-        """(wave, carrier per axis: 0 cosine or none, 1 sine; degree per axis) of every feature."""
-        found = []
-        for b, wave in enumerate(self.waves):
-            for carrier in product(*(range(2 if nu else 1) for nu in wave)):
-                found += [(b, carrier, alpha) for alpha in self.degrees]
-        return found
+    def wave_of(self) -> Int[Tensor, " n"]:
+        """Index of each feature's wave."""
+        return torch.tensor([b for b, _, _ in self.columns], dtype=torch.int64)
+
+    @cached_property
+    def degree_of(self) -> Int[Tensor, " n"]:
+        """Total degree of each feature's polynomial."""
+        return torch.tensor([sum(alpha) for _, _, alpha in self.columns], dtype=torch.int64)
 
     def __len__(self) -> int:
         return len(self.columns)
+
+    @property
+    def _most(self) -> int:
+        return max(self.counts)
 
     @cached_property
     def _places(self) -> list[Int[Tensor, " n"]]:
@@ -120,8 +131,8 @@ class ModulatedFeatures:
             starts, start = {}, 0
             for nu in values:
                 starts[nu] = start
-                start += self.count * (2 if nu else 1)
-            index = [starts[self.waves[b][j]] + c[j] * self.count + alpha[j] for b, c, alpha in self.columns]
+                start += self._most * (2 if nu else 1)
+            index = [starts[self.waves[b][j]] + c[j] * self._most + alpha[j] for b, c, alpha in self.columns]
             places.append(torch.tensor(index, dtype=torch.int64))
         return places
 
@@ -130,7 +141,7 @@ class ModulatedFeatures:
         total: Tensor | None = None
         for j, values in enumerate(self.axes):
             ends = (self.lower[j], self.upper[j])
-            parts = [modulated(x[:, j], *ends, nu, self.count, order[j]).flatten(1) for nu in values]
+            parts = [modulated(x[:, j], *ends, nu, self._most, order[j]).flatten(1) for nu in values]
             factor = torch.cat(parts, dim=1)[:, self._places[j].to(x.device)]
             total = factor if total is None else total.mul_(factor)
         assert total is not None

@@ -68,6 +68,19 @@ def matrix(rows: Rows, features: ModulatedFeatures, x: Float[Tensor, "N d"]) -> 
     return x.new_zeros(len(x), len(features)) if total is None else total
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """An expansion with the rows A w ≈ y that it was fitted to, boundary first."""
+
+    expansion: Expansion
+    A: Float[Tensor, "M n"]
+    y: Float[Tensor, " M"]
+
+    @property
+    def left(self) -> Float[Tensor, " M"]:
+        return self.y - self.A @ self.expansion.posterior.mean
+
+
 def fit(
     equation: Equation,
     features: ModulatedFeatures,
@@ -76,37 +89,23 @@ def fit(
     steps: int = 12,
     tol: float = 1e-11,
     stop: Callable[[], bool] = lambda: False,
-) -> Expansion:
+) -> Fitted:
     """Least squares over all rows; where the equation is nonlinear, again with its tangent at the last answer.
 
     Rows of a face are scaled so that its largest column has the energy of the largest column inside. They stand
     first: Householder's method is stable row by row when heavy rows come first.
     """
     x = points.interior
-    blocks, sides = [], []
-    for face, at in zip(equation.faces, points.faces, strict=True):
-        rows = equation.boundary_rows(face, at)
-        blocks.append(matrix(rows, features, at))
-        sides.append(rows.rhs)
-    boundary, given = torch.cat(blocks), torch.cat(sides)
     eps = torch.finfo(x.dtype).eps
+    sides = _boundary(equation, features, points)
     current, last = start, None
     for step in range(1, steps + 1):
-        state = current.state(x) if current is not None else zero_state(x)
-        rows = equation.rows(x, None if equation.linear else state)
-        G = matrix(rows, features, x)
-        size = float(G.square().mean(0).sqrt().max())
-        weights = []
-        for block in blocks:
-            own = float(block.square().mean(0).sqrt().max())
-            weights.append(block.new_full((len(block),), size / max(own, 1e-300) * (len(x) / len(boundary)) ** 0.5))
-        weight = torch.cat(weights)
-        A = torch.cat([weight[:, None] * boundary, G])
-        y = torch.cat([weight * given, rows.rhs])
+        rows = equation.rows(x, None if equation.linear else (current.state(x) if current else zero_state(x)))
+        A, y = _stacked(matrix(rows, features, x), rows.rhs, sides)
         posterior = least_squares(A, y, floor=eps * float(y.square().mean().sqrt()))
         moved = Expansion(features, posterior, 0.0, step)
         if equation.linear:
-            return moved
+            return Fitted(moved, A, y)
         new = moved(x)
         old = current(x) if current is not None else torch.zeros_like(new)
         change = float((new - old).norm() / new.norm().clamp(min=1e-300))
@@ -116,20 +115,62 @@ def fit(
             break
         last = change
     assert current is not None
-    return current
+    return Fitted(current, A, y)
 
 
-def strongest(equation: Equation, answer: Expansion, points: Points, share: float) -> tuple[tuple[float, ...], ...]:
-    """Waves whose part of L(u) or of u exceeds `share` of the whole at the points: the others are not needed."""
-    x, features = points.interior[:500], answer.features
-    rows = equation.rows(x, None if equation.linear else answer.state(x))
-    images = matrix(rows, features, x) * answer.posterior.mean
-    values = features(x, (0,) * features.ndim) * answer.posterior.mean
-    wave = torch.tensor([b for b, _, _ in features.columns], device=x.device)
-    kept = []
-    for b, nu in enumerate(features.waves):
-        mine = wave == b
-        parts = [float(t[:, mine].sum(1).norm() / t.sum(1).norm().clamp(min=1e-300)) for t in (images, values)]
-        if max(parts) > share or not any(nu):
-            kept.append(nu)
-    return tuple(kept)
+Sides = list[tuple[Float[Tensor, "m n"], Float[Tensor, " m"]]]
+
+
+def _boundary(equation: Equation, features: ModulatedFeatures, points: Points) -> Sides:
+    sides = []
+    for face, at in zip(equation.faces, points.faces, strict=True):
+        rows = equation.boundary_rows(face, at)
+        sides.append((matrix(rows, features, at), rows.rhs))
+    return sides
+
+
+def _stacked(G: Float[Tensor, "N n"], rhs: Float[Tensor, " N"], sides: Sides) -> tuple[Tensor, Tensor]:
+    size = float(G.square().mean(0).sqrt().max()) * (len(G) / max(sum(len(b) for b, _ in sides), 1)) ** 0.5
+    blocks, given = [], []
+    for block, values in sides:
+        weight = size / max(float(block.square().mean(0).sqrt().max()), 1e-300)
+        blocks.append(weight * block)
+        given.append(weight * values)
+    return torch.cat([*blocks, G]), torch.cat([*given, rhs])
+
+
+def steep(fitted: Fitted) -> list[int]:
+    """Waves whose envelopes still need their two highest degrees: the part of these in the rows stands out from what
+    noise of the size of the misfit would put there, and is not far below the largest such part."""
+    posterior, features = fitted.expansion.posterior, fitted.expansion.features
+    parts = fitted.A * posterior.mean
+    tails, chances = [], []
+    for b, count in enumerate(features.counts):
+        top = (features.wave_of == b) & (features.degree_of >= max(count - 2, 1))
+        tails.append(float(parts[:, top.to(parts.device)].sum(1).norm()))
+        chances.append(posterior.noise * float(top.sum()) ** 0.5)
+    least = 0.01 * max(tails)
+    return [b for b, (tail, chance) in enumerate(zip(tails, chances, strict=True)) if tail > max(2 * chance, least)]
+
+
+def missing(
+    equation: Equation, fitted: Fitted, points: Points, unused: list[tuple[float, ...]], most: int = 8
+) -> list[tuple[float, ...]]:
+    """Waves that would explain most of what is left, each by itself with linear envelopes; none that chance makes."""
+    if not unused:
+        return []
+    like = fitted.expansion.features
+    features = ModulatedFeatures(like.lower, like.upper, tuple(unused), (2,) * len(unused))
+    x = points.interior
+    rows = equation.rows(x, None if equation.linear else fitted.expansion.state(x))
+    A, _ = _stacked(matrix(rows, features, x), rows.rhs, _boundary(equation, features, points))
+    left = fitted.left
+    shares = []
+    for b in range(len(unused)):
+        block = A[:, (features.wave_of == b).to(A.device)]
+        Q = torch.linalg.qr(block / block.norm(dim=0).clamp(min=1e-300))[0]
+        shares.append(
+            float((Q.T @ left).square().sum() / left.square().sum().clamp(min=1e-300)) - 2 * Q.shape[1] / len(A)
+        )
+    chosen = sorted(range(len(unused)), key=lambda b: -shares[b])[:most]
+    return [unused[b] for b in chosen if shares[b] > max(0.2 * max(shares), 0.0)]

@@ -15,7 +15,6 @@ from sciops.numerics.weight_space import least_squares
 SPACING = 1 / 1.37  # cycles per length between grid frequencies: incommensurate with the domain on purpose
 FIRST, LAST = 32, 4096  # cycles per length: the first and the last ceiling
 SLOW = 4  # polynomials that are taken out of the data before the search, and envelopes in the polish
-EXPLAINED = 1e-4  # relative remainder at which a set of lines is taken as complete
 
 
 @dataclass(frozen=True)
@@ -64,52 +63,68 @@ class Lines:
     steps: int = 0
 
 
-def find_lines(
-    signal: Signal, known: Sequence[float] = (), most: int = 6, steps: int = 40, last: float = LAST
-) -> Lines:
-    """Lines of the signal beyond the `known` ones: majorisation on a grid whose ceiling doubles until they explain it.
+def find_lines(signal: Signal, known: Sequence[float] = (), passes: int = 5, last: float = LAST) -> Lines:
+    """Lines of the signal beyond the `known` ones: majorisation, then again on what the lines found so far leave.
+
+    A strong line hides weak ones (f carries u times the square of the frequency): once it is found, its envelope is
+    projected out and the rest searched. Ends when the rest is rounding or a pass explains no more of it.
+    """
+    total = Lines(remainder=remainder(signal, known))
+    for _ in range(passes):
+        if total.remainder < 1e-12:
+            break
+        new = one_pass(signal, [*known, *total.cycles], last=min(last, 4 * total.ceiling or last))
+        total.steps += new.steps
+        # Nearer than a cycle it is the envelope of a known line, which more polynomials hold better.
+        fresh = [nu for nu in new.cycles if all(abs(nu - old) > 1.0 for old in [*known, *total.cycles])]
+        left = remainder(signal, [*known, *total.cycles, *fresh])
+        if not fresh or left > 0.5 * total.remainder:
+            break
+        total.cycles += fresh
+        total.remainder, total.ceiling = left, max(total.ceiling, new.ceiling)
+    return total
+
+
+def one_pass(signal: Signal, known: Sequence[float] = (), most: int = 6, steps: int = 40, last: float = LAST) -> Lines:
+    """Majorisation on a grid of frequencies whose ceiling doubles until its peaks explain the signal.
 
     Slow parts (polynomials) and the envelopes of known lines are projected out of rows and columns first. At each
     ceiling the weights of all grid frequencies are fitted (`majorise`), their peaks (`support`) polished, and the share
-    of the signal measured that they leave, per degree of freedom. The first ceiling that leaves less than `EXPLAINED`
-    is taken, else the one that leaves least. The points are random, so no frequency is the alias of another and
-    Nyquist's bound does not hold; how many lines can be told apart is bounded by the number of rows instead.
+    of the signal measured that they leave, per degree of freedom. The first ceiling that leaves a tenth is taken, else
+    the one that leaves least. The points are random, so no frequency is the alias of another and Nyquist's bound does
+    not hold; how many lines can be told apart is bounded by the number of rows instead.
     """
-    rows = len(signal.x)
-    most = min(most, max((rows // 2 - SLOW * (1 + 2 * len(known))) // (2 * SLOW), 1))
-    slow = [0.0, *known]
-    fixed = torch.cat([signal.columns(nu, SLOW) for nu in slow], dim=1)
-    keep = _complement(fixed)
+    keep = _complement(_fixed(signal, known))
+    most = min(most, max((keep.shape[1] - len(signal.x) // 3) // (2 * SLOW), 1))
     Y = keep.T @ signal.targets
-    best = Lines(ceiling=FIRST)
-    if not bool(Y.norm() > 1e-13 * signal.targets.norm()):
-        return Lines(remainder=0.0, ceiling=0.0)
-    spent, ceiling = 0, float(FIRST)
+    before = remainder(signal, known)
+    best = Lines(remainder=before, ceiling=FIRST)
+    if keep.shape[1] < 2 * SLOW + 2 or before < 1e-13:
+        return best
+    ceiling = float(FIRST)
     while ceiling <= last:
         grid = SPACING * torch.arange(1, int(ceiling / SPACING) + 1, dtype=Y.dtype, device=Y.device)
-        G = torch.einsum("nm,nak->mak", keep, signal.pairs(grid))
+        G = torch.tensordot(keep.T, signal.pairs(grid), dims=1)
         G = G / G.square().mean(0, keepdim=True).sqrt().clamp(min=1e-300)
         spectrum = majorise(G, Y, steps)
-        spent += len(spectrum.objective) - 1
+        best.steps += steps
         # `support` keeps index 0 for the constant, which has been projected out here.
         peaks = support(torch.nn.functional.pad(spectrum.weights, (1, 0)), most=most) - 1
         found = polish(signal, [float(grid[i]) for i in peaks], known)
-        left = remainder(signal, [*known, *found])
+        left = remainder(signal, known, found)
         if left < best.remainder:
-            best = Lines(found, left, ceiling)
-        if best.remainder < EXPLAINED:
+            best = Lines(found, left, ceiling, best.steps)
+        if best.remainder < 0.1 * before:
             break
         ceiling *= 2
-    best.steps = spent
     return best
 
 
-def remainder(signal: Signal, cycles: Sequence[float], count: int = SLOW) -> float:
+def remainder(signal: Signal, known: Sequence[float], cycles: Sequence[float] = ()) -> float:
     """Relative rms per degree of freedom of what modulated features at these frequencies leave of the signal."""
-    G = torch.cat([signal.columns(nu, count) for nu in (0.0, *cycles)], dim=1)
-    left = _complement(G).T @ signal.targets
-    freedom = max(left.shape[0], 1)
-    return float(left.square().sum().sqrt() / math.sqrt(freedom) / signal.targets.square().mean(0).sum().sqrt())
+    size = float(signal.targets.square().mean(0).sum().sqrt())
+    left = _complement(_all_columns(signal, known, cycles)).T @ signal.targets
+    return float(left.square().sum().sqrt()) / math.sqrt(max(left.shape[0], 1)) / size if size > 0 else 0.0
 
 
 def polish(signal: Signal, cycles: list[float], known: Sequence[float] = (), rounds: int = 6) -> list[float]:
@@ -120,10 +135,10 @@ def polish(signal: Signal, cycles: list[float], known: Sequence[float] = (), rou
     """
     if not cycles:
         return cycles
-    current, left = cycles, remainder(signal, [*known, *cycles])
+    current, left = cycles, remainder(signal, known, cycles)
     for _ in range(rounds):
         moved = _merged(_rotated(signal, current, known))
-        now = remainder(signal, [*known, *moved])
+        now = remainder(signal, known, moved)
         if not now < 0.9 * left:
             return moved if now < left else current
         current, left = moved, now
@@ -131,12 +146,11 @@ def polish(signal: Signal, cycles: list[float], known: Sequence[float] = (), rou
 
 
 def _rotated(signal: Signal, cycles: list[float], known: Sequence[float]) -> list[float]:
-    blocks = [signal.columns(nu, SLOW) for nu in (0.0, *known, *cycles)]
-    G = torch.cat(blocks, dim=1)
+    G = _all_columns(signal, known, cycles)
     # Envelopes on Chebyshev points of (-½, ½), with their derivatives.
     t = torch.cos(math.pi * (torch.arange(16, dtype=G.dtype, device=G.device) + 0.5) / 16)
     T, slope = (modulated(t / 2, -0.5, 0.5, 0.0, SLOW, k)[:, 0] for k in (0, 1))
-    start = sum(block.shape[1] for block in blocks[: len(blocks) - len(cycles)])
+    start = G.shape[1] - 2 * SLOW * len(cycles)
     turn = torch.zeros(len(cycles), dtype=G.dtype, device=G.device)
     energy = torch.zeros_like(turn)
     for target in signal.targets.T:
@@ -156,6 +170,17 @@ def _merged(cycles: list[float], distance: float = 0.25) -> list[float]:
         if nu > distance and all(abs(nu - other) > distance for other in kept):
             kept.append(nu)
     return kept
+
+
+def _fixed(signal: Signal, known: Sequence[float]) -> Float[Tensor, "N c"]:
+    """Slow parts and known lines with as long envelopes as half of the rows can tell."""
+    waves = 1 + 2 * len(known)
+    count = next((j for j in (10, 7) if j * waves <= len(signal.x) // 2), SLOW) if known else SLOW
+    return torch.cat([signal.columns(nu, count) for nu in (0.0, *known)], dim=1)
+
+
+def _all_columns(signal: Signal, known: Sequence[float], cycles: Sequence[float]) -> Float[Tensor, "N c"]:
+    return torch.cat([_fixed(signal, known), *(signal.columns(nu, SLOW) for nu in cycles)], dim=1)
 
 
 def _complement(fixed: Float[Tensor, "N c"]) -> Float[Tensor, "N m"]:
