@@ -28,7 +28,7 @@ RANK = 1e-13
 
 
 class RectangularProblem:
-    """One case as weighted least squares for its coefficients, with about 1.25 points per coefficient and axis.
+    """One case as weighted least squares for its coefficients, with 1 to 1.25 points per coefficient and axis.
 
     Rows of the equation sit at Gauss points, those of the boundary at Lobatto points of the faces, each divided by
     the size that it has for the highest wave of the basis. Orthogonal factorisation, with column pivoting where the
@@ -80,7 +80,7 @@ class RectangularProblem:
         return u, step < 1e-8, left
 
     def _rows(self, sizes: list[int], u: Series, attempts: Attempts) -> tuple[Tensor, Tensor]:
-        counts = [math.ceil(1.25 * n) + 2 for n in sizes]
+        counts = self._counts(sizes, u)
         highest = [2.0 * n / length for n, length in zip(sizes, self.lengths, strict=True)]
         lines = [gauss(m, *ends_) for m, *ends_ in zip(counts, self.lower, self.upper, strict=True)]
         x = _mesh(lines)
@@ -96,6 +96,13 @@ class RectangularProblem:
             blocks.append(self._block(rows, on_face, sizes, highest))
         attempts.points = sum(len(rhs) for _, rhs in blocks)
         return torch.cat([matrix for matrix, _ in blocks]), torch.cat([rhs for _, rhs in blocks])
+
+    def _counts(self, sizes: list[int], u: Series) -> list[int]:
+        """Points per axis: n where the operator has constant coefficients, so that L u has u's degree."""
+        x = self.equation.interior_points(20, torch.Generator().manual_seed(6))
+        terms = self.equation.rows(x, None if self.equation.linear else u.state(x)).terms.values()
+        constant = all(bool((c - c[0]).abs().max() <= 1e-14 * c.abs().max()) for c in terms)
+        return [n if constant else math.ceil(1.25 * n) + 2 for n in sizes]
 
     def _block(
         self, rows: Rows, lines: list[Tensor], sizes: list[int], highest: list[float]
@@ -127,10 +134,12 @@ class RectangularProblem:
 def least_squares(A: Float[Tensor, "N n"], b: Float[Tensor, " N"]) -> tuple[Float[Tensor, " n"], float]:
     """x of least ‖A x − b‖ and that residual relative to ‖b‖; of least norm where A lacks rank."""
     size = A.norm(dim=0).clamp(min=torch.finfo(A.dtype).tiny)
-    Q, R = torch.linalg.qr(A / size)
-    heights = R.diagonal().abs()
-    if float(heights.min()) > RANK * float(heights.max()):
-        y = torch.linalg.solve_triangular(R, (Q.T @ b)[:, None], upper=True)[:, 0]
+    # The triangular factor of [A b] holds that of A and Qᵀb, so Q is never formed.
+    R = torch.linalg.qr(torch.cat([A / size, b[:, None]], 1), mode="r").R
+    n = A.shape[1]
+    heights = R.diagonal()[:n].abs()
+    if len(R) >= n and float(heights.min()) > RANK * float(heights.max()):
+        y = torch.linalg.solve_triangular(R[:n, :n], R[:n, n:], upper=True)[:, 0]
     else:
         y = torch.linalg.lstsq(A / size, b[:, None], rcond=RANK, driver="gelsy").solution[:, 0]
     x = y / size
