@@ -15,17 +15,21 @@ from sciops.core.errors import UsageError
 
 def chebyshev_table(t: Float[Tensor, " N"], count: int, orders: int) -> Float[Tensor, "m N j"]:
     """T_j^{(m)}(t) for j < count and m ≤ orders by T_{j+1}^{(m)} = 2t T_j^{(m)} + 2m T_j^{(m−1)} − T_{j−1}^{(m)}."""
-    table = t.new_zeros(orders + 1, len(t), count)
-    table[0, :, 0] = 1.0
-    for j in range(1, count):
+    columns: list[list[Tensor]] = []  # by degree, then by derivative
+    for j in range(count):
+        if j == 0:
+            columns.append([torch.ones_like(t), *[torch.zeros_like(t)] * orders])
+            continue
         # T_1 = t·T_0 lacks the factor 2 of the later steps.
-        factor = 1.0 if j == 1 else 2.0
+        factor, last = (1.0, None) if j == 1 else (2.0, columns[j - 2])
+        column = []
         for m in range(orders + 1):
-            column = factor * t * table[m, :, j - 1]
+            value = factor * t * columns[j - 1][m]
             if m:
-                column = column + factor * m * table[m - 1, :, j - 1]
-            table[m, :, j] = column - (table[m, :, j - 2] if j > 1 else 0.0)
-    return table
+                value = value + factor * m * columns[j - 1][m - 1]
+            column.append(value if last is None else value - last[m])
+        columns.append(column)
+    return torch.stack([torch.stack(derivative, dim=1) for derivative in zip(*columns, strict=True)])
 
 
 def modulated(
@@ -137,12 +141,12 @@ class ModulatedFeatures:
         return places
 
     def __call__(self, x: Float[Tensor, "N d"], order: Sequence[int]) -> Float[Tensor, "N n"]:
-        """∂^order of every feature at the points."""
+        """∂^order of every feature at the points; differentiable in x."""
         total: Tensor | None = None
         for j, values in enumerate(self.axes):
             ends = (self.lower[j], self.upper[j])
             parts = [modulated(x[:, j], *ends, nu, self._most, order[j]).flatten(1) for nu in values]
             factor = torch.cat(parts, dim=1)[:, self._places[j].to(x.device)]
-            total = factor if total is None else total.mul_(factor)
+            total = factor if total is None else total * factor
         assert total is not None
         return total
