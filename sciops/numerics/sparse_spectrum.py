@@ -38,7 +38,8 @@ def majorise(
     so the objective never increases, θ stays positive and unneeded components decay geometrically. σ² is one more
     component (K = I), not let below (floor · rms Y)²: the constrained minimiser of the same bound.
 
-    Components below `drop` of the largest are left out (θ = 0) from then on. One Cholesky of N × N a step, O(N² A k).
+    Components below `drop` of the largest are left out (θ = 0) from then on, which may raise the objective a little.
+    One Cholesky of N × N a step, O(N² A k).
     Converges to a stationary point, not always the best one: close frequencies share weight.
     Reference: Hunter & Lange 2004 (majorisation); Suwandi et al. 2023 (2309.08201) for the objective.
     """

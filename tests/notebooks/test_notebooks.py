@@ -1,4 +1,6 @@
 import json
+import math
+from itertools import pairwise
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
@@ -14,7 +16,7 @@ def run(path: Path) -> dict[str, object]:
 
 
 def test_every_notebook_has_its_test():
-    own = {"one_residual", "smoke_plume"}
+    own = {"one_residual", "smoke_plume", "high_frequency"}
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == own
 
 
@@ -32,3 +34,19 @@ def test_smoke_plume_solves_every_pressure():
     assert found["largest_divergence"] < 1e-6
     finals = {name: [float(s.residual[0]) for s in solved] for name, solved in found["solutions"].items()}
     assert len(finals) == 4 and all(len(r) == 2 and max(r) <= 1e-7 for r in finals.values()), finals
+
+
+def test_high_frequency_finds_the_line_bounds_the_error_and_refuses_the_chirp():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    found = run(FOLDER / "high_frequency.ipynb")
+    assert found["error"] < 1e-9 and 0.1 < float(found["answer"].stats["error_estimate"][0]) / found["error"] < 10
+    assert abs(found["facts"]["lines"][0][0] - 500 / (2 * math.pi)) < 1e-6
+    # The fixed grid has a frequency every 1/1.37: the heaviest is the nearest.
+    assert abs(found["found"] - 500 / (2 * math.pi)) < 0.5 / 1.37
+    objective = found["spectrum"].objective
+    assert all(b <= a + 1e-9 * abs(objective[0]) for a, b in pairwise(objective))
+    assert found["inside"] > 0.9
+    assert found["refused"].status[0].value == "unresolved" and found["refused"].stats["advice"][0]
+    assert found["passed_on"].ok and found["chirp_error"] < 1e-6
