@@ -98,9 +98,9 @@ class RandomFeatures(CollocationSolver):
                  configuration serves all frequencies
     `tol`        estimated relative error up to which an answer is OK (1e-6); `Budget.tol` overrides it
 
-    `error_estimate` is the distance between two answers from different draws. Cost O(points · features²) per solve and
-    up to 12 solves; memory 3 · features². Fails (UNRESOLVED) where fewer features than about two per wavelength and axis are
-    left, so in 2-D above some 15 waves per axis with the defaults.
+    `error_estimate` is the distance between two answers from different draws, or the residual where that is larger.
+    Cost O(points · features²) per solve and up to 12 solves; memory 3 · features². Fails (UNRESOLVED) where there are
+    fewer features than about two per wavelength and axis: in 2-D from some 10 waves per axis on with the defaults.
     Reference: Chen, Chi, E, Yang, J. Mach. Learn. 1 (2022), random feature method (partition of unity, rescaled rows);
     Rahimi & Recht, NeurIPS 2007.
     """
@@ -142,7 +142,7 @@ class RandomFeatures(CollocationSolver):
         if fit.best is None:
             return Answer(lambda p: torch.zeros_like(p[:, 0]), Status.BUDGET)
         converged = equation.linear or fit.newton(budget.maxiter or 30)
-        estimate = fit.second_opinion()
+        estimate = max(fit.second_opinion(), fit.residual)
         good = estimate <= (budget.tol or self.tol) and fit.residual <= 1e-4
         if good:
             status = Status.OK if converged else Status.MAX_ITER
@@ -221,6 +221,8 @@ class _Fit:
         """Newton's method with the features of the search, damped where the residual would grow."""
         assert self.best is not None
         u, step = self.best, float("inf")
+        if self.residual > 1e-2:
+            maxiter = min(maxiter, 3)  # these features cannot show what the iteration would converge to
         defect = relative_residual(self.equation, self.held_out, u.state(self.held_out))
         while self.solves < maxiter + len(self.solver.scales) and not self.late():
             target = self._solve(u.features, u)
