@@ -118,7 +118,8 @@ def fit(
     return Fitted(current, A, y)
 
 
-Sides = list[tuple[Float[Tensor, "m n"], Float[Tensor, " m"]]]
+Sides = list[tuple[Tensor, Tensor]]
+"""Per face the rows applied to the features (m, n) and what they should give (m,)."""
 
 
 def _boundary(equation: Equation, features: ModulatedFeatures, points: Points) -> Sides:

@@ -91,8 +91,9 @@ def one_pass(signal: Signal, known: Sequence[float] = (), most: int = 6, steps: 
     Slow parts (polynomials) and the envelopes of known lines are projected out of rows and columns first. At each
     ceiling the weights of all grid frequencies are fitted (`majorise`), their peaks (`support`) polished, and the share
     of the signal measured that they leave, per degree of freedom. The first ceiling that leaves a tenth is taken, else
-    the one that leaves least. The points are random, so no frequency is the alias of another and Nyquist's bound does
-    not hold; how many lines can be told apart is bounded by the number of rows instead.
+    the one that leaves least; a doubling that adds no component above chance is passed over. The points are random, so
+    no frequency is the alias of another and Nyquist's bound does not hold; how many lines can be told apart is bounded
+    by the number of rows instead.
     """
     keep = _complement(_fixed(signal, known))
     most = min(most, max((keep.shape[1] - len(signal.x) // 3) // (2 * SLOW), 1))
@@ -101,23 +102,36 @@ def one_pass(signal: Signal, known: Sequence[float] = (), most: int = 6, steps: 
     best = Lines(remainder=before, ceiling=FIRST)
     if keep.shape[1] < 2 * SLOW + 2 or before < 1e-13:
         return best
-    ceiling = float(FIRST)
+    ceiling, grid, G = float(FIRST), Y.new_zeros(0), Y.new_zeros(len(Y), 0, 2)
     while ceiling <= last:
-        grid = SPACING * torch.arange(1, int(ceiling / SPACING) + 1, dtype=Y.dtype, device=Y.device)
-        G = torch.tensordot(keep.T, signal.pairs(grid), dims=1)
-        G = G / G.square().mean(0, keepdim=True).sqrt().clamp(min=1e-300)
-        spectrum = majorise(G, Y, steps)
-        best.steps += steps
-        # `support` keeps index 0 for the constant, which has been projected out here.
-        peaks = support(torch.nn.functional.pad(spectrum.weights, (1, 0)), most=most) - 1
-        found = polish(signal, [float(grid[i]) for i in peaks], known)
-        left = remainder(signal, known, found)
-        if left < best.remainder:
-            best = Lines(found, left, ceiling, best.steps)
-        if best.remainder < 0.1 * before:
-            break
+        new = SPACING * torch.arange(len(grid) + 1, int(ceiling / SPACING) + 1, dtype=Y.dtype, device=Y.device)
+        columns = torch.tensordot(keep.T, signal.pairs(new), dims=1)
+        columns = columns / columns.square().mean(0, keepdim=True).sqrt().clamp(min=1e-300)
+        grid, G = torch.cat([grid, new]), torch.cat([G, columns], dim=1)
+        if ceiling == FIRST or stands_out(columns, Y):
+            spectrum = majorise(G, Y, steps)
+            best.steps += steps
+            # `support` keeps index 0 for the constant, which has been projected out here.
+            peaks = support(torch.nn.functional.pad(spectrum.weights, (1, 0)), most=most) - 1
+            found = polish(signal, [float(grid[i]) for i in peaks], known)
+            left = remainder(signal, known, found)
+            if left < best.remainder:
+                best = Lines(found, left, ceiling, best.steps)
+            if best.remainder < 0.1 * before:
+                break
         ceiling *= 2
     return best
+
+
+def stands_out(columns: Float[Tensor, "m A 2"], Y: Float[Tensor, "m r"], chance: float = 0.3) -> bool:
+    """Does any component explain more of any target than the best of as many would of noise, with odds of `chance`?
+
+    Of white noise, a pair of columns explains a share z with P(z > t) = (1 − t)^{(m−2)/2}.
+    """
+    m, components, _ = columns.shape
+    shares = torch.tensordot(columns, Y, dims=([0], [0])).square().sum(1) / m / Y.square().sum(0).clamp(min=1e-300)
+    threshold = 1 - (chance / (components * Y.shape[1])) ** (2 / max(m - 2, 1))
+    return bool((shares > threshold).any())
 
 
 def remainder(signal: Signal, known: Sequence[float], cycles: Sequence[float] = ()) -> float:

@@ -20,7 +20,7 @@ CHECKS = (100, 500, 1_000)
 """Held-out points."""
 DEGREES = (2, 4, 6, 8, 10, 13, 16, 20, 25)
 """Polynomials per envelope: the steps in which one grows."""
-FEATURES = 2_000
+FEATURES = 1_500
 """Most features: what takes more is too expensive for one least squares."""
 ENOUGH = (1e-13, 1e-11, 1e-11)
 """Relative residual at which the search ends. In 1-D a fit costs nothing; above, the last digits are not worth it."""
@@ -148,15 +148,20 @@ class Search:
         return max(inside, float(torch.cat(missed).norm() / size.clamp(min=1e-300)))
 
     def error_estimate(self) -> float:
-        """Relative L² error of the best fit: its distance to a second fit with the same features on other points or
-        its posterior deviation, whichever is larger, and the rounding of the carriers that both fits share."""
+        """Relative L² error of the best fit: its distance to a second fit with the same features on other points, and
+        the rounding of the carriers that both fits share.
+
+        Where the posterior deviation is larger, the geometric mean of both: two fits may agree by luck, while the
+        deviation is too large where the misfit is not white.
+        """
         assert self.best is not None
         best, x = self.best, self.check
         other = self._points(best.features, second=True)
         again = fit(self.equation, best.features, other, best, steps=1).expansion if other else best
         u = best(x)
-        spread = max(float((again(x) - u).norm()), float(best.std(x).norm())) / max(float(u.norm()), 1e-300)
-        return spread + rounding(best)
+        apart, deviation = float((again(x) - u).norm()), float(best.std(x).norm())
+        spread = math.sqrt(apart * max(apart, deviation)) if other else deviation
+        return spread / max(float(u.norm()), 1e-300) + rounding(best)
 
     # ---- points
 
