@@ -163,8 +163,8 @@ class Comparison:
             self._store(row)
 
     def _known(self, row: Row, attribute: str) -> bool:
-        """Set a timing that needs no further run: seconds per case of a batch of one, and per-instance solves."""
-        if attribute == "throughput" and len(self.splits.test) == 1:
+        """Set a timing that needs no further run: a batch of one is a single solve, per-instance solves are judged."""
+        if attribute == "throughput" and min(self.plan.batch, len(self.splits.test)) == 1:
             row.throughput = row.latency
             return True
         alone = row.kind == "per-instance" or len(self.splits.test) == 1

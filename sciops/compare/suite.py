@@ -33,6 +33,9 @@ ABSENT = "·"
 """The cell of a solver that is not entered for a problem."""
 
 
+SILENT = "Silent failures: called a success, error over ten times the solver's own estimate"
+
+
 @dataclass
 class Suite:
     """The results of every problem, in the order of the plan; `broken` says what kept a problem from running."""
@@ -151,6 +154,7 @@ def sections(suite: Suite) -> dict[str, list[Line]]:
         if metric != headline and named(metric).needs_std:
             found[metric] = _grid(suite, lambda rows, _, metric=metric: _value(rows, metric))  # type: ignore[misc]
     found["Not solved, and why"] = _reasons(suite)
+    found[SILENT] = _silent(suite)
     found["Problems"] = suite.problems
     kept = {title: lines for title, lines in found.items() if lines}
     return {title: lines for title, lines in kept.items() if any(set(line.values()) - {""} for line in lines)}
@@ -253,6 +257,27 @@ def _reasons(suite: Suite) -> list[Line]:
         {"solver": solver, "problems": ", ".join(names), "what": what, "why": why}
         for (solver, what, why), names in told.items()
     ]
+
+
+def _silent(suite: Suite) -> list[Line]:
+    """Problems where a solver calls every case a success while the error of some is far above its own estimate."""
+    lines = []
+    for solver in _order(suite):
+        for problem in suite.names:
+            for row in suite.rows(solver, problem):
+                score = row.scores.get("error_estimate_ratio")
+                low = [ratio for ratio in score.per_case if ratio < 0.1] if score and row.status == "ok" else []
+                if low:
+                    lines.append(
+                        {
+                            "solver": solver,
+                            "problem": problem,
+                            "cases": f"{len(low)} of {row.n_cases}",
+                            "error": number(row.score(suite.plan.headline), suite.found[problem].floor),
+                            "lowest estimate ÷ error": f"{min(low):.2g}",
+                        }
+                    )
+    return lines
 
 
 def _about(name: str, problem: Problem, results: Results) -> Line:

@@ -7,7 +7,7 @@ import yaml
 
 from sciops.cli import main
 from sciops.compare.plan import read
-from sciops.compare.suite import ABSENT, chosen, member, run_suite, sections, write_suite
+from sciops.compare.suite import ABSENT, SILENT, chosen, member, run_suite, sections, write_suite
 from sciops.core.errors import UsageError
 
 HERE = Path(__file__).parent
@@ -104,6 +104,15 @@ def test_the_tables_lie_side_by_side_and_mark_what_is_not_resolved(tmp_path, pol
     steps = [float(line["rel_l2"]) for line in curve]
     assert steps[1] < steps[0] ** 2 * 10 and steps[2] < 1e-12
     assert [float(line["seconds"]) for line in curve] == sorted(float(line["seconds"]) for line in curve)
+
+
+def test_a_success_far_above_its_own_estimate_is_listed(tmp_path, polynomials):
+    bold = {"name": "bold", "class_path": f"{FAKE}:Polynomials", "init_args": {"degree": 12, "optimism": 1e-9}}
+    suite, _ = run(suite_of(tmp_path, [polynomials, bold], datasets={"smooth": "smooth.yaml"}), tmp_path)
+    (line,) = sections(suite)[SILENT]
+    ratio = suite.found["smooth"].rows[1].score("error_estimate_ratio")
+    assert (line["solver"], line["cases"]) == ("bold", "1 of 1")
+    assert float(line["lowest estimate ÷ error"]) == pytest.approx(ratio, rel=0.05) and ratio < 0.1
 
 
 def test_a_suite_resumes_and_an_interruption_keeps_finished_problems(tmp_path, polynomials):
