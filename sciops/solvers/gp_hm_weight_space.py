@@ -11,6 +11,7 @@ from torch import Tensor
 from sciops.core.calculus import Order, State
 from sciops.core.grid import Grid
 from sciops.core.random import case_seed, generator
+from sciops.numerics.modulated_features import chebyshev_table
 from sciops.numerics.spectral_covariance import covariance, grid_lags, toeplitz
 from sciops.solvers.collocation import Equation, Rows, relative_residual
 
@@ -18,6 +19,7 @@ RANK_TOL = 1e-13
 EXACT_STD = 600
 """Features up to which standard deviations are exact; beyond, they come from `SAMPLES` posterior samples."""
 SAMPLES = 64
+SMOOTH_VARIANCE, POLYNOMIALS = 1e-4, 8
 
 
 class TensorFeatures:
@@ -25,21 +27,26 @@ class TensorFeatures:
 
     Then Σ_a φ_a(x) φ_a(x′) = k(x, x′) between nodes, up to eigenvalues below 1e-13 of the largest, and z ~ N(0, I) is
     the prior of the coefficients: jitter is not needed. Of the products, the `limit` of largest prior variance are
-    kept. Derivatives are those of k_j. Cost O(n_j³) once; O(N n_j r_j) per axis and order at N points, fewer where
-    coordinates repeat.
+    kept. In one dimension a few Chebyshev polynomials of small prior variance join them: second derivatives of waves
+    are nearly orthogonal to constants, so a smooth part of f, tiny beside the rest, would be left in the residual,
+    where the inverse of the operator makes it large in u. Derivatives are exact. Cost O(n_j³) once; O(N n_j r_j) per
+    axis and order at N points, fewer where coordinates repeat.
     """
 
     def __init__(
         self, nodes: Grid, family: str, theta: Sequence[tuple[Tensor, Tensor, Tensor]], limit: int = 2500
     ) -> None:
-        self.nodes, self.family, self.theta = nodes, family, [_significant(*axis) for axis in theta]
+        self.nodes, self.family = nodes, family
+        self.theta = [_significant(*axis) for axis in theta]
+        self.polynomials = POLYNOMIALS if nodes.ndim == 1 else 0
         self.bases, energies = [], []
         for n, h, axis in zip(nodes.shape, nodes.spacing, self.theta, strict=True):
             (k,) = covariance(family, grid_lags(n, h, axis[0]), (0,), *axis)
             values, vectors = torch.linalg.eigh(toeplitz(k))
             keep = values > RANK_TOL * values[-1]
             self.bases.append(vectors[:, keep] / values[keep].sqrt())
-            energies.append(values[keep].log())
+            smooth = values.new_full((self.polynomials,), math.log(n * SMOOTH_VARIANCE))
+            energies.append(torch.cat([values[keep].log(), smooth]))
         self.index = _largest(energies, limit)
 
     @property
@@ -53,10 +60,19 @@ class TensorFeatures:
             unique, place = x[:, j].unique(return_inverse=True)
             lag = (unique[:, None] - self.nodes.axis(j, x.dtype, x.device)).reshape(-1)
             (k,) = covariance(self.family, lag, (order[j],), *axis)
-            rows = (k.reshape(len(unique), -1) @ basis)[:, self.index[:, j]][place]
+            rows = k.reshape(len(unique), -1) @ basis
+            if self.polynomials:
+                rows = torch.cat([rows, self._polynomials(j, unique, order[j])], 1)
+            rows = rows[:, self.index[:, j]][place]
             total = rows if total is None else total * rows
         assert total is not None
         return total
+
+    def _polynomials(self, axis: int, x: Float[Tensor, " N"], order: int) -> Float[Tensor, "N j"]:
+        length = self.nodes.lengths[axis]
+        t = 2 * (x - self.nodes.lower[axis]) / length - 1
+        table = chebyshev_table(t, self.polynomials, order)[order]
+        return math.sqrt(SMOOTH_VARIANCE) * (2 / length) ** order * table
 
     def at(self, x: Float[Tensor, "N d"]) -> Callable[[Order], Tensor]:
         """Derivatives of the features at fixed points, each made once."""
@@ -173,14 +189,17 @@ def _matrix(phi: Callable[[Order], Tensor], rows: Rows) -> Float[Tensor, "N f"]:
 
 
 class Collocation:
-    """Rows of the equation at nodes and of the boundary at nodes on faces, at most `limit` of each, at random."""
+    """Rows of the equation at nodes and of the boundary at nodes on faces, at most `limit` of each, at random;
+    with `fresh`, as many random points of the box again."""
 
-    def __init__(self, equation: Equation, nodes: Grid, limit: int, seed: int) -> None:
+    def __init__(self, equation: Equation, nodes: Grid, limit: int, seed: int, fresh: bool = False) -> None:
         self.equation = equation
         random = generator(case_seed(seed, 1, "gp_hm rows"))
         device = equation.lower.device
         everything = nodes.points(torch.float64, device)
         self.x = everything[_some(len(everything), limit, random).to(device)]
+        if fresh:
+            self.x = torch.cat([self.x, equation.interior_points(len(self.x), random)])
         index = torch.arange(nodes.size).reshape(nodes.shape)
         self.boundary: list[tuple[Tensor, Rows]] = []
         for face in equation.faces:
