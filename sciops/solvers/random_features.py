@@ -149,7 +149,7 @@ class RandomFeatures(CollocationSolver):
         elif fit.late():
             status = Status.BUDGET
         else:
-            status = Status.UNRESOLVED if converged else Status.MAX_ITER
+            status = Status.UNRESOLVED if converged or fit.residual > 1e-2 else Status.MAX_ITER
         advice = (
             f"{len(fit.best.features)} features leave a residual of {fit.residual:.1e} and an estimated error of "
             f"{estimate:.1e}: raise features, add patches, or take a method whose basis adapts."
