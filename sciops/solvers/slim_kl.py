@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int64
@@ -32,6 +32,7 @@ class Fitted:
     consensus    rounds and messages; None where one worker held all data
     converged    the residuals, or the change of the weights, met the tolerance
     points       of the smallest worker
+    rounding     step Δ of the messages in units of θ where it is absolute, else 0
     """
 
     theta: Float[Tensor, " A"]
@@ -40,13 +41,15 @@ class Fitted:
     consensus: Consensus | None
     converged: bool
     points: int
+    rounding: float = 0.0
 
     def support(self, threshold: float = 1e-3) -> Int64[Tensor, " K"]:
         """Indices of the lines found: local maxima of θ above a share of the largest, and above what noise alone gives.
 
-        The largest of A ordinates of a periodogram of n values of noise is about 2 log(A) σ_n²/n.
+        The largest of A ordinates of a periodogram of n values of noise is about 2 log(A) σ_n²/n; rounding in absolute
+        steps leaves one or two of them on weights that are zero.
         """
-        floor = 2 * math.log(max(len(self.theta), 2)) * self.noise / self.points
+        floor = max(2 * math.log(max(len(self.theta), 2)) * self.noise / self.points, 2.5 * self.rounding)
         return support(self.theta, self.frequencies, threshold=threshold, floor=floor)
 
 
@@ -62,9 +65,9 @@ class SlimKL:
     bandwidth                σ in cycles per sample: 1/(2πσ) = 159 samples is how far a line keeps its phase
     sample                   size of one sample per axis in units of X; if not given (largest − smallest)/(n − 1) with
                              n = N in 1-D, the distinct values of the axis where X is a full grid, and N^(1/P) else
-    noise                    variance of the noise in units of y²; "estimate" (smoothing spline, or nearest neighbours)
-                             before the fit, too large for signals faster than the points; "learned" with the weights,
-                             by each worker for its own data, too small where components outnumber points
+    noise                    variance of the noise, in units of y², or "estimate" (smoothing spline or nearest points:
+                             `noise_variance`), which is too large for signals faster than the points. It is fixed: so
+                             many components explain any noise, and the likelihood of all would drive it to zero
     workers, split           data are dealt out at "random", so that each sees the whole span, or in "blocks" along the
                              first axis, which cuts the resolution of each worker to that of its block
     processes                True: one process per worker over gloo; False: the same arithmetic in this process
@@ -94,7 +97,7 @@ class SlimKL:
 
     fitted: Fitted | None = field(default=None, init=False)
 
-    def fit(self, X: Float[Tensor, "N *P"], y: Float[Tensor, " N"]) -> "SlimKL":
+    def fit(self, X: Float[Tensor, "N *P"], y: Float[Tensor, " n"]) -> "SlimKL":
         """Learn the weights from points (N, P) or (N,) and values (N,)."""
         x, values = self._checked(X, y)
         self._origin, self._unit = x.amin(0), self._samples(x)
@@ -109,8 +112,6 @@ class SlimKL:
         parts: list[Components] = [SpectralMixture(x[i], grid, self.bandwidth) for i in self._blocks]
         targets = [values[i, None] for i in self._blocks]
         noise, settings = self._noise(), self.settings
-        if self.noise == "learned":
-            settings = replace(settings, least_noise=settings.least_noise or 1e-8)
         theta = start(parts[0], targets[0], noise) if self.workers == 1 else grid.new_full((len(grid),), 1 / len(grid))
         consensus, converged = None, True
         if self.workers == 1:
@@ -121,32 +122,25 @@ class SlimKL:
                 theta,
                 steps=settings.rounds * settings.steps,
                 tol=settings.tolerance,
-                least_noise=settings.least_noise,
             )
-            theta, noise, converged = found.theta, found.noise, found.converged
+            theta, converged = found.theta, found.converged
         else:
             if self.processes:
                 consensus = distributed(parts, targets, noise, theta, settings, self.timeout)
             else:
                 consensus = simulate(parts, targets, noise, theta, settings)
             theta, converged = consensus.theta, consensus.converged
-            if settings.least_noise is not None:  # each worker has its own; a prediction needs one for all
-                noise = self._common_noise(theta, grid, settings.least_noise)
         if not converged:
             warnings.warn(
                 f"The weights had not settled after {settings.rounds} rounds; allow more, or a finer step of rounding.",
                 stacklevel=2,
             )
-        if settings.least_noise is not None and noise <= 2 * settings.least_noise:
-            warnings.warn(
-                "The learned noise fell to its least value: with so many components the points of a worker can be fitted "
-                "without error; give the noise, or use fewer workers or components.",
-                stacklevel=2,
-            )
         square = float(self._scale) ** 2
         self._theta, self._noise_scaled, self._grid = theta, noise, grid
         fewest = min(len(block) for block in self._blocks)
-        self.fitted = Fitted(theta * square, grid / self._unit, noise * square, consensus, converged, fewest)
+        quantiser = settings.quantiser
+        rounding = 0.0 if quantiser.relative or consensus is None else quantiser.step * square
+        self.fitted = Fitted(theta * square, grid / self._unit, noise * square, consensus, converged, fewest, rounding)
         return self
 
     def predict(
@@ -181,7 +175,12 @@ class SlimKL:
         mixture = SpectralMixture(self._x[block], self._grid[kept], self.bandwidth)
         C = mixture.total(theta)
         C.diagonal().add_(self._noise_scaled)
-        factor = torch.linalg.cholesky(C)
+        factor, failed = torch.linalg.cholesky_ex(C)
+        if int(failed):
+            raise UsageError(
+                f"The covariance of {len(block)} points is singular with noise variance {self._noise_scaled:.1e} of y; "
+                "give a larger noise, or merge points that coincide."
+            )
         cross = mixture.across(x, theta)
         mean = cross @ torch.cholesky_solve(self._y[block, None], factor)[:, 0]
         white = torch.linalg.solve_triangular(factor, cross.T, upper=False)
@@ -192,31 +191,12 @@ class SlimKL:
     def _noise(self) -> float:
         """Variance on the scale of the standardised values: each worker's own estimate, averaged."""
         if isinstance(self.noise, str):
-            if self.noise not in ("estimate", "learned"):
-                raise UsageError(f"noise={self.noise!r} is not known; use 'estimate', 'learned' or a variance above 0.")
-            if self.noise == "learned":
-                return 0.1
+            if self.noise != "estimate":
+                raise UsageError(f"noise={self.noise!r} is not known; use 'estimate' or a variance above 0.")
             return sum(noise_variance(self._x[i], self._y[i]) for i in self._blocks) / len(self._blocks)
         if not (math.isfinite(self.noise) and self.noise > 0):
-            raise UsageError(f"noise={self.noise} is not a variance above 0; give one, or 'estimate' or 'learned'.")
+            raise UsageError(f"noise={self.noise} is not a variance above 0; give one, or 'estimate'.")
         return self.noise / float(self._scale) ** 2
-
-    def _common_noise(self, theta: Float[Tensor, " A"], grid: Float[Tensor, "A P"], least: float) -> float:
-        """The noise that makes the data likeliest at the common weights: all, or the median over workers for a fusion.
-
-        The workers' own values are too small where they have few points.
-        """
-        found = []
-        everything = torch.arange(len(self._x), device=theta.device)
-        for block in [everything] if self.prediction == "global" else self._blocks:
-            kept = theta > 1e-12 * theta.max()
-            C = SpectralMixture(self._x[block], grid[kept], self.bandwidth).total(theta[kept])
-            values, vectors = torch.linalg.eigh(C)
-            squares = (vectors.T @ self._y[block]).square()
-            trial = torch.logspace(math.log10(least), 0.5, 200, dtype=C.dtype, device=C.device)[:, None]
-            spread = values.clamp_min(0.0) + trial
-            found.append(trial[(squares / spread + spread.log()).sum(1).argmin(), 0])
-        return float(torch.stack(found).median())
 
     def _dealt(self, x: Float[Tensor, "N P"]) -> list[Int64[Tensor, " n"]]:
         if self.workers < 1 or len(x) < LEAST_POINTS * self.workers:
@@ -246,6 +226,8 @@ class SlimKL:
         return extent / (distinct - 1)
 
     def _checked(self, X: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if self.settings.least_noise is not None:
+            raise UsageError("settings.least_noise learns the noise, which is fixed here; leave it None.")
         if self.split not in SPLITS or self.prediction not in PREDICTIONS:
             raise UsageError(
                 f"split={self.split!r} and prediction={self.prediction!r} must be among {SPLITS} and {PREDICTIONS}."

@@ -298,7 +298,7 @@ def test_four_workers_find_what_one_finds_on_the_grid(delta: float) -> None:
 
 def test_published_start_and_lines_between_grid_points() -> None:
     """ρ⁰ = 1e-10 and lines 0.4 cells off: the same lines to one cell, still under 2 kB a round."""
-    x, y, grid = series(0.4, seed=3)
+    x, y, grid = series(0.4, n=160, seed=3)
     components = SpectralMixture(x, grid)
     alone = support(minimise(components, y, 1e-3, start(components, y, 1e-3)).theta, grid)
     parts, values = dealt(x, y, grid, 4)
