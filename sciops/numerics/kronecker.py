@@ -28,7 +28,7 @@ class Kronecker:
     Reference: Saatçi, Scalable Inference for Structured Gaussian Process Models, 2011.
     """
 
-    def __init__(self, factors: Sequence[Float[Tensor, "n n"]]) -> None:
+    def __init__(self, factors: Sequence[Float[Tensor, "_ _"]]) -> None:
         if not factors:
             raise UsageError("Kronecker needs at least one factor.")
         self.factors = list(factors)
