@@ -17,7 +17,7 @@ from sciops.numerics.chebyshev import (
     to_values,
 )
 from sciops.numerics.tensor_collocation import Axis, Diagonalised, TensorGrid, gmres, separable_part
-from sciops.solvers.chebyshev_line import ENOUGH, Attempts
+from sciops.solvers.chebyshev_line import ENOUGH, STEPS, Attempts
 from sciops.solvers.chebyshev_sizes import first_sizes, grown_sizes
 from sciops.solvers.collocation import Equation
 
@@ -64,9 +64,9 @@ class BoxProblem:
             if attempts.resolved:
                 attempts.change = rounding
                 return
-            if fixed or not converged or larger == sizes or attempts.change < ENOUGH or attempts.late():
+            stuck = not converged and (self.equation.linear or maxiter <= STEPS)
+            if fixed or larger is None or larger == sizes or stuck or attempts.change < ENOUGH or attempts.late():
                 return
-            assert larger is not None
             sizes = larger
 
     def _solve(self, sizes: list[int], start: Series, attempts: Attempts, maxiter: int) -> tuple[Series, bool, float]:
@@ -178,7 +178,7 @@ class BoxProblem:
     ) -> tuple[Tensor, bool, float, _Tangent]:
         """u on the whole grid, whether Newton's method converged, its rounding or last step, the last tangent."""
         step, steps, tangent = float("inf"), 0, self._tangent(grid, x, u)
-        while steps < maxiter and not attempts.late():
+        while steps < min(STEPS, maxiter) and not attempts.late():
             tangent = tangent if steps == 0 else self._tangent(grid, x, u)
             defect = float((grid.apply(tangent.terms, u) - tangent.rhs).norm())
             tol = min(1e-2, max(1e-14, 0.01 * step**2))
@@ -192,7 +192,7 @@ class BoxProblem:
                     break
                 share *= 0.5
             u = u + share * (target - u)
-            if not solved or (step > 1e-3 and not math.isfinite(step)):
+            if not solved or share <= 1e-3 or not math.isfinite(step):
                 return u, False, step, tangent
             if step < 1e-12 or (step < 1e-8 and step > 0.1 * previous):
                 return u, True, max(change, step if step > 1e-12 else 0.0), tangent

@@ -30,6 +30,9 @@ DENSE = 2048
 ENOUGH = 1e-11
 """Growth ends where the answer changes less, though its coefficients may not have reached a plateau."""
 
+STEPS = 10
+"""Most Newton steps at one size; a series that is too short need not have a solution."""
+
 PROBES = 8
 """Points, not used for the interpolant, at which sampled functions are compared with their interpolants."""
 
@@ -186,10 +189,13 @@ class LineProblem:
         """Newton's method at every length, each started from the answer of the last."""
         nothing = self.series(np.zeros(2))
         zero = self.sample(fixed or 33, nothing)
-        while not fixed and not zero.resolved and 2 * zero.n - 1 <= self.most and not attempts.late():
+        longest = min(self.most, 4 * DENSE)
+        while not fixed and not zero.resolved and 2 * zero.n - 1 <= longest and not attempts.late():
             zero = self.sample(2 * zero.n - 1, nothing)
-        # Powers of u make f longer than u, so the first length is a part of f's.
-        size = fixed or min(self.most, max(32, round(0.5 * len(zero.forcing)) + zero.order), DENSE)
+        # Powers of u make f longer than u, so the first length is a part of f's. What stays unresolved may be rounding
+        # of a forcing that is zero.
+        guess = round(0.5 * len(zero.forcing)) + zero.order if zero.resolved else 32
+        size = fixed or min(self.most, max(32, guess), DENSE)
         u = self.solve(zero, size)
         attempts.iterations += 1
         while True:
@@ -212,28 +218,30 @@ class LineProblem:
         """u, whether Newton's method converged at this length, whether the tangent was resolved."""
         n = 3 * size  # products of u in the tangent are longer than u
         best, sampled, step = self._defect(u, n), None, float("inf")
-        while attempts.iterations < maxiter and not attempts.late():
+        for _ in range(STEPS):
+            if attempts.iterations >= maxiter or attempts.late():
+                break
             sampled = self.sample(n, u)
             target = self.solve(sampled, size)
             attempts.iterations += 1
             previous, step = step, relative_change(target, u)
-            u, best = self._damped(u, target, best, step, n)
+            u, best, share = self._damped(u, target, best, step, n)
             settled = step < 1e-12 or (step < 1e-8 and step > 0.1 * previous)
             if settled or step < 0.1 * tail(u.coefficients):  # no need to be more exact than the length allows
                 return u, True, sampled.resolved
-            if step > 1e-3 and not np.isfinite(best):
-                break
+            if share < 1e-3 or not np.isfinite(best):
+                break  # no descent: a longer series may have it
         return u, step < 1e-8, sampled is not None and sampled.resolved
 
-    def _damped(self, u: Series, target: Series, best: float, step: float, n: int) -> tuple[Series, float]:
-        """The longest of the steps 1, ½, ¼, … towards the target that lowers the residual; the whole one near the end,
-        where only rounding is left of it."""
+    def _damped(self, u: Series, target: Series, best: float, step: float, n: int) -> tuple[Series, float, float]:
+        """The longest of the steps 1, ½, ¼, … towards the target that lowers the residual, the residual, the share; the
+        whole step near the end, where only rounding is left of it."""
         share = 1.0
         while True:
             trial = target if share == 1.0 else blend(u, target, share)
             defect = self._defect(trial, n)
             if defect <= best or step * share < 1e-6 or share < 1e-3:
-                return trial, defect
+                return trial, defect, share
             share *= 0.5
 
     def _defect(self, u: Series, n: int) -> float:

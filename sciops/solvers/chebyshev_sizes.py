@@ -35,8 +35,9 @@ def _first_size(equation: Equation, axis: int, most: int, spare: int) -> int:
             if length < n or n > most:
                 break
             n = 2 * n - 1
+        # What is not resolved may be rounding of a forcing that is zero: the tails of u will tell.
         if bool((values.abs() > 0).any()):
-            longest = max(longest, length)
+            longest = max(longest, length if length < n else 33)
     return min(most, round((1.1 if equation.linear else 0.5) * longest) + spare)
 
 
