@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=120)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--fallback", default="chebyshev", choices=("chebyshev", "partition", "none"))
+    parser.add_argument("--fallback", default="chebyshev", choices=("chebyshev", "none"))
     parser.add_argument("--verbose", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -24,7 +24,7 @@ class GSMP(CollocationSolver):
 
     points    most collocation points (default: 100, or one per wavelength of the highest line, in 1-D; 5 000; 20 000);
               a number given here rules the fallback out, which would take more
-    fallback  "chebyshev", "partition" (1-D) or None: who is asked where the relative residual stays above `tol`
+    fallback  "chebyshev" or None: who is asked where the relative residual stays above `tol`
     rounds    most rounds of looking at what is left
     tol       relative residual at held-out points above which an answer is UNRESOLVED (`Budget.tol` overrides)
     seed      of the points
@@ -47,8 +47,8 @@ class GSMP(CollocationSolver):
         tol: float = 1e-6,
         seed: int = 0,
     ) -> None:
-        if fallback not in ("chebyshev", "partition", None):
-            raise UsageError(f"GSMP fallback must be 'chebyshev', 'partition' or None; got {fallback!r}.")
+        if fallback not in ("chebyshev", None):
+            raise UsageError(f"GSMP fallback must be 'chebyshev' or None; got {fallback!r}.")
         if points is not None and points < 10:
             raise UsageError(f"GSMP needs at least 10 points; got {points}.")
         if rounds < 1 or not tol > 0:
@@ -129,16 +129,9 @@ class GSMP(CollocationSolver):
 
     def _fall_back(self, equation: Equation, answer: Answer, budget: Budget, begun: float) -> Answer:
         """The other method's answer where it is resolved or the better one; its points come on top."""
-        if self.fallback == "partition" and equation.ndim == 1:
-            from sciops.solvers.partition import PartitionOfUnity
+        from sciops.solvers.chebyshev import ChebyshevCollocation
 
-            other: CollocationSolver = PartitionOfUnity(seed=self.seed)
-        elif self.fallback == "chebyshev":
-            from sciops.solvers.chebyshev import ChebyshevCollocation
-
-            other = ChebyshevCollocation()
-        else:
-            return answer
+        other = ChebyshevCollocation()
         ended = time.perf_counter() - begun
         theirs = other.solve_case(equation, budget)
         if theirs.status is not Status.OK and not theirs.residual < answer.residual:

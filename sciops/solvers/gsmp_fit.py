@@ -45,7 +45,7 @@ class Points:
     """Collocation points inside and on each face."""
 
     interior: Float[Tensor, "N d"]
-    faces: list[Float[Tensor, "m d"]]
+    faces: list[Tensor]
 
     @property
     def count(self) -> int:

@@ -30,14 +30,17 @@ class Signal:
     x: Float[Tensor, " N"]
     targets: Float[Tensor, "N r"]
     terms: dict[int, Float[Tensor, " N"]]
+    _known: dict[tuple[float, int], Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     def columns(self, cycles: float, count: int) -> Float[Tensor, "N c"]:
-        """The rows applied to T_j cos 2πνs, T_j sin 2πνs, j < count."""
-        parts = [
-            c[:, None] * modulated(self.x, self.lower, self.upper, cycles, count, k).flatten(1)
-            for k, c in self.terms.items()
-        ]
-        return torch.stack(parts).sum(0)
+        """The rows applied to T_j cos 2πνs, T_j sin 2πνs, j < count; computed once."""
+        if (cycles, count) not in self._known:
+            parts = [
+                c[:, None] * modulated(self.x, self.lower, self.upper, cycles, count, k).flatten(1)
+                for k, c in self.terms.items()
+            ]
+            self._known[cycles, count] = torch.stack(parts).sum(0)
+        return self._known[cycles, count]
 
     def pairs(self, cycles: Float[Tensor, " A"]) -> Float[Tensor, "N A 2"]:
         """The rows applied to cos 2πνs and sin 2πνs, for many ν."""

@@ -10,6 +10,7 @@ from sciops.core.grid import Grid
 from sciops.core.linear import Status
 from sciops.core.problem import Problem
 from sciops.core.solver import Solver
+from sciops.problems.allen_cahn import AllenCahn
 from sciops.problems.darcy import Darcy
 from sciops.problems.poisson import Poisson
 from sciops.problems.pressure import Pressure
@@ -17,6 +18,7 @@ from sciops.solvers.aggregation_cg import AggregationCG
 from sciops.solvers.amgcl_cg import AmgclCG
 from sciops.solvers.conjugate_directions import ConjugateDirections
 from sciops.solvers.fast_poisson import FastPoisson
+from sciops.solvers.gsmp import GSMP
 from sciops.solvers.hypre_cg import HypreCG
 from sciops.solvers.incomplete_cg import IncompleteCG
 from sciops.solvers.multigrid_cg import MultigridCG
@@ -89,6 +91,14 @@ def test_operator_learners(name: str, problem: Problem) -> None:
 def test_deep_conjugate_directions(problem: Problem) -> None:
     net = {"class_path": "sciops.models.dcdm.DCDM", "init_args": {"size": [1, 1, 1], "width": 8}}
     assert not broken(ConjugateDirections(net, steps=120, lr=5e-3, harvest=2), problem)
+
+
+LINES = {"exact_solution": "sin(a*x) + exp(x)", "parameters": {"a": [20, 60]}}
+
+
+@pytest.mark.parametrize("problem", [Poisson(ndim=1, **LINES), AllenCahn(**LINES)], ids=["poisson", "allen-cahn"])
+def test_sparse_spectral_mixtures(problem: Problem) -> None:
+    assert not broken(GSMP(), problem)
 
 
 @pytest.mark.parametrize("solver", [PlainCG(), SparseDirect(), MultigridCG()], ids=lambda s: s.method)
