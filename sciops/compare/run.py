@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -260,7 +261,10 @@ class Comparison:
 
     def _load(self, row: Row) -> Row | None:
         path = self.out / "rows" / f"{row.key}.json"
-        return Row.from_json(path.read_text()) if path.is_file() else None
+        if not path.is_file():
+            return None
+        # What the class says of itself may have changed since; what was measured stays.
+        return replace(Row.from_json(path.read_text()), kind=row.kind, needs=row.needs)
 
     def _store(self, row: Row) -> None:
         write_atomically(self.out / "rows" / f"{row.key}.json", row.to_json())

@@ -176,6 +176,14 @@ def test_long_solves_are_not_repeated_for_the_clock(tmp_path):
     ]
 
 
+def test_a_kept_row_takes_its_kind_from_the_class_of_today(tmp_path, monkeypatch):
+    before = run(plan(contestant("P"), metrics=("rel_l2",)), data(), tmp_path).rows[0]
+    monkeypatch.setattr(resolve_class(f"{FAKE}:Polynomials"), "kind", "classical")
+    after = run(plan(contestant("P"), metrics=("rel_l2",)), data(), tmp_path).rows[0]
+    assert (before.kind, after.kind) == ("per-instance", "classical")
+    assert after.latency == before.latency and after.judged_seconds == before.judged_seconds
+
+
 def test_a_contestant_may_have_limits_of_its_own(tmp_path):
     chosen = plan(contestant("P"), contestant("none", solve=Budget(seconds=0.0)))
     rows = run(chosen, data(), tmp_path).rows
