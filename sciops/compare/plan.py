@@ -153,13 +153,15 @@ def read(path: Path) -> Plan:
     transfer = raw.get("transfer") or {}
     check_keys(transfer, ("factors", "cases"), f"{path}: transfer")
     check_keys(raw.get("timing") or {}, inspect.signature(Protocol).parameters, f"{path}: timing")
+    solvers = tuple(_contestant(entry, seeds, path, datasets) for entry in raw["solvers"])
+    _require_names(solvers, datasets, path)
     headline = raw.get("headline", "rel_l2")
     metrics = tuple(raw.get("metrics", METRICS))
     return Plan(
         name=path.stem,
         title=raw.get("title", path.stem),
         dataset=_expand(raw.get("dataset") or ""),
-        solvers=tuple(_contestant(entry, seeds, path, datasets) for entry in raw["solvers"]),
+        solvers=solvers,
         metrics=metrics if headline in metrics else (headline, *metrics),
         headline=headline,
         goal=None if raw.get("goal") is None else float(raw["goal"]),
@@ -219,6 +221,16 @@ def pick_names(given: Sequence[str], datasets: Mapping[str, Any], where: str) ->
         if name not in datasets:
             raise UsageError(f"{where} names '{name}'; the datasets are {', '.join(datasets)}.")
     return list(given)
+
+
+def _require_names(solvers: Sequence[Contestant], datasets: Mapping[str, Any], path: Path) -> None:
+    """Two solvers of one name would become one row; in a suite one name may have other settings on other datasets."""
+    for place in datasets or [""]:
+        names = [c.name for c in solvers if c.only is None or place in c.only]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            where = f" on {place}" if place else ""
+            raise UsageError(f"{path}: two solvers are named '{twice}'{where}; give each a 'name' of its own.")
 
 
 def _contestant(entry: Any, seeds: tuple[int, ...], path: Path, datasets: Mapping[str, Any]) -> Contestant:

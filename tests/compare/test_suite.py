@@ -164,6 +164,7 @@ def test_a_problem_that_cannot_run_is_a_column_and_not_the_end(tmp_path, polynom
             ["one dataset"],
         ),
         ({"solvers": [{"class_path": f"{FAKE}:Polynomials", "solve": {"second": 3}}]}, ["second", "seconds"]),
+        ({"solvers": [f"{FAKE}:Polynomials"] * 2}, ["two solvers", "'Polynomials 16' on smooth"]),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, polynomials, change, words):
@@ -171,6 +172,13 @@ def test_mistakes_are_one_sentence(tmp_path, polynomials, change, words):
         suite_of(tmp_path, **{"solvers": [polynomials]} | change)
     for word in words:
         assert word in str(error.value)
+
+
+def test_one_name_may_have_other_settings_on_other_problems(tmp_path, polynomials):
+    split = [polynomials | {"only": ["smooth"]}, polynomials | {"only": ["wavy"], "init_args": {"degree": 8}}]
+    suite, _ = run(suite_of(tmp_path, split), tmp_path)
+    (line,) = sections(suite)["Points used"]
+    assert (line["smooth"], line["wavy"]) == ("48", "24")
 
 
 def test_missing_files_and_empty_fields_are_told_before_anything_runs(tmp_path, polynomials):
