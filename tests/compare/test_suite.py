@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from sciops.cli import main
-from sciops.compare.plan import read
+from sciops.compare.plan import find, read
 from sciops.compare.suite import ABSENT, SILENT, chosen, member, run_suite, sections, write_suite
 from sciops.core.errors import UsageError
 
@@ -172,6 +172,14 @@ def test_mistakes_are_one_sentence(tmp_path, polynomials, change, words):
         suite_of(tmp_path, **{"solvers": [polynomials]} | change)
     for word in words:
         assert word in str(error.value)
+
+
+def test_the_suite_of_high_frequencies_enters_every_problem_against_the_classical_bar():
+    plan = read(find("high_frequency"))
+    assert not plan.trains
+    for name in plan.datasets:
+        kinds = {c.name: c.kind for c in member(plan, name).solvers}
+        assert kinds["Chebyshev"] == "classical" and "per-instance" in kinds.values()
 
 
 def test_one_name_may_have_other_settings_on_other_problems(tmp_path, polynomials):
