@@ -225,23 +225,24 @@ class LineProblem:
             target = self.solve(sampled, size)
             attempts.iterations += 1
             previous, step = step, relative_change(target, u)
-            u, best, share = self._damped(u, target, best, step, n)
+            before = best
+            u, best = self._damped(u, target, best, step, n)
             settled = step < 1e-12 or (step < 1e-8 and step > 0.1 * previous)
             if settled or step < 0.1 * tail(u.coefficients):  # no need to be more exact than the length allows
                 return u, True, sampled.resolved
-            if share < 1e-3 or not np.isfinite(best):
+            if (best > before and step > 1e-6) or not np.isfinite(best):
                 break  # no descent: a longer series may have it
         return u, step < 1e-8, sampled is not None and sampled.resolved
 
-    def _damped(self, u: Series, target: Series, best: float, step: float, n: int) -> tuple[Series, float, float]:
-        """The longest of the steps 1, ½, ¼, … towards the target that lowers the residual, the residual, the share; the
-        whole step near the end, where only rounding is left of it."""
+    def _damped(self, u: Series, target: Series, best: float, step: float, n: int) -> tuple[Series, float]:
+        """The longest of the steps 1, ½, ¼, … towards the target that lowers the residual, and the residual; the whole
+        step near the end, where only rounding is left of it."""
         share = 1.0
         while True:
             trial = target if share == 1.0 else blend(u, target, share)
             defect = self._defect(trial, n)
             if defect <= best or step * share < 1e-6 or share < 1e-3:
-                return trial, defect, share
+                return trial, defect
             share *= 0.5
 
     def _defect(self, u: Series, n: int) -> float:

@@ -224,7 +224,9 @@ class _Fit:
         if self.residual > 1e-2:
             maxiter = min(maxiter, 3)  # these features cannot show what the iteration would converge to
         defect = relative_residual(self.equation, self.held_out, u.state(self.held_out))
-        while self.solves < maxiter + len(self.solver.scales) and not self.late():
+        for _ in range(maxiter):
+            if self.late():
+                break
             target = self._solve(u.features, u)
             share, previous = 1.0, step
             step = float((target(self.held_out) - u(self.held_out)).norm() / target(self.held_out).norm())
