@@ -20,12 +20,14 @@ from sciops.solvers.gp_hm_objective import GPHMObjective
 from sciops.solvers.gp_hm_training import CHECKPOINTS, checkpoint_error, descend
 from sciops.solvers.gp_hm_weight_space import Collocation, Mean, Posterior, TensorFeatures
 
-NODES = {1: 1000, 2: 400, 3: 40}
-"""Most nodes per axis where the grid of the cases chooses them."""
+NODES = {1: (200, 1000), 2: (25, 400), 3: (9, 40)}
+"""Fewest and most nodes per axis where the grid of the cases chooses them."""
 CHECKS = 400
 ROUGH_RESIDUAL, ROUGH_ERROR = 0.2, 1e-2
 WARM_STEPS, ROUNDS = 20, 4
 FIT_NOISE, SOLVE_NOISE = 1e-6, 1e-8
+UNFINISHED = 1e-6
+"""Error estimate above which an answer that `Budget.maxiter` cut short counts as unfinished."""
 
 
 class GPHM(CollocationSolver):
@@ -39,8 +41,8 @@ class GPHM(CollocationSolver):
     kernel         "student_t", "gaussian", or the baselines without lines "matern", "se"
     components     Q per axis
     max_frequency  μ starts at equal steps up to it, in cycles per unit; "auto" is 0.95 of the nodes' Nyquist frequency
-    nodes          per axis (one number or one for each); None: as many as the cases' grid has, at most 1000, 400, 40
-                   in one, two, three dimensions
+    nodes          per axis (one number or one for each); None: as many as the cases' grid has, but from
+                   200 to 1000, 25 to 400, 9 to 40 in one, two, three dimensions
     steps, lr      default 120 and 0.05; faithful 100,000 and 0.01
     boundary_weight, noise_cap, normalised, adam_reset   faithful only: λ_b; largest log τ and log v; Σw = 1; steps
                    after which Adam starts anew, because its second moments remember the huge first gradients of log v
@@ -116,7 +118,8 @@ class GPHM(CollocationSolver):
         domain = equation.case.domain
         if self.nodes is None:
             stored = [n if kind == "node" else n + 1 for n, kind in zip(domain.shape, domain.layout, strict=True)]
-            sizes = [max(4, min(n, NODES[equation.ndim])) for n in stored]
+            least, most = NODES[equation.ndim]
+            sizes = [max(least, min(n, most)) for n in stored]
         else:
             sizes = [self.nodes] * equation.ndim if isinstance(self.nodes, int) else list(self.nodes)
         if len(sizes) != equation.ndim:
@@ -176,8 +179,10 @@ class GPHM(CollocationSolver):
             best = self._confirm(equation, nodes, best, check, late)
             trace.append((time.perf_counter() - begun, best.u))
         best.trace = trace
-        best.stats["inflation"] = best.stats.pop("posterior").inflation
         self._judge(best, late(), ceilings, nodes)
+        if steps < self.steps and (best.error_estimate or math.inf) > (budget.tol or UNFINISHED):
+            best.status, best.advice = Status.MAX_ITER, ""
+        best.stats["inflation"] = best.stats.pop("posterior").inflation
         return best
 
     def _solve(
@@ -292,6 +297,8 @@ class GPHM(CollocationSolver):
         if done < steps:
             answer.status = Status.BUDGET
             answer.advice = f"Time ended after {done} of {steps} steps of Adam; raise the budget or lower steps."
+        elif steps < self.steps:
+            answer.status, answer.advice = Status.MAX_ITER, ""
         return answer
 
 
