@@ -403,11 +403,11 @@ def test_one_line_is_found_and_its_error_known(kernel: str) -> None:
     problem = Poisson(ndim=1, exact_solution="sin(a*x)", parameters={"a": [60.0, 60.0]})
     cases = case_of(problem, 81)
     out = Grid.box(201)
-    solution = GPHM(kernel, components=12, steps=60).solve(cases, out)
+    solution = GPHM(kernel, components=12, steps=60, nodes=81, starts=2).solve(cases, out)
     error = error_of(problem, cases, solution.field.values[0, 0, 0], out)
     estimate = float(solution.stats["error_estimate"][0])
     assert solution.ok and error < 1e-4 and error < 10 * estimate
-    assert solution.stats["facts"][0]["frequencies"][0][0] == pytest.approx(60 / TURN, abs=0.5)
+    assert solution.stats["facts"][0]["frequencies"][0][0] == pytest.approx(60 / TURN, abs=1.0)
     assert solution.std is not None and bool((solution.std.values >= 0).all())
     assert solution.trace is not None and len(solution.trace) >= 2
 
