@@ -24,7 +24,7 @@ class GSMP(CollocationSolver):
 
     points    most collocation points (default: 100, or one per wavelength of the highest line, in 1-D; 5 000; 20 000);
               a number given here rules the fallback out, which would take more
-    fallback  "chebyshev" or None: who is asked where the relative residual stays above `tol`
+    fallback  "chebyshev" or None: who is asked where the relative residual or the estimated error stays above `tol`
     rounds    most rounds of looking at what is left
     tol       relative residual at held-out points above which an answer is UNRESOLVED (`Budget.tol` overrides)
     seed      of the points
@@ -72,10 +72,16 @@ class GSMP(CollocationSolver):
                 break
         answer = self._answer(search, tol, late())
         answer.trace = trace
-        if answer.status is not Status.UNRESOLVED or self.fallback is None or self.points is not None:
+        good = answer.status is Status.OK and answer.error_estimate is not None and answer.error_estimate <= tol
+        if (
+            good
+            or answer.status in (Status.BUDGET, Status.MAX_ITER)
+            or self.fallback is None
+            or self.points is not None
+        ):
             return answer
         left = None if budget.seconds is None else budget.seconds - (time.perf_counter() - begun)
-        return self._fall_back(equation, answer, Budget(left, tol, budget.maxiter), begun)
+        return self._fall_back(equation, answer, Budget(left, budget.tol, budget.maxiter), begun)
 
     def _answer(self, search: Search, tol: float, late: bool) -> Answer:
         """The best fit with its status."""
@@ -134,9 +140,11 @@ class GSMP(CollocationSolver):
         other = ChebyshevCollocation()
         ended = time.perf_counter() - begun
         theirs = other.solve_case(equation, budget)
-        if theirs.status is not Status.OK and not theirs.residual < answer.residual:
-            answer.advice += f" {other.name} did not resolve it either."
-            return answer
+        if theirs.status is not Status.OK:
+            if answer.status is Status.UNRESOLVED:
+                answer.advice += f" {other.name} did not resolve it either."
+            if answer.status is Status.OK or not theirs.residual < answer.residual:
+                return answer
         theirs.points += answer.points
         theirs.trace = [*answer.trace, *((ended + seconds, u) for seconds, u in theirs.trace)]
         theirs.stats = answer.stats | theirs.stats | {"fallback": self.fallback, "residual_before": answer.residual}

@@ -10,6 +10,7 @@ from sciops.core.grid import Grid
 from sciops.core.linear import Status
 from sciops.core.problem import Problem
 from sciops.core.solver import Solver
+from sciops.problems.allen_cahn import AllenCahn
 from sciops.problems.darcy import Darcy
 from sciops.problems.helmholtz import Helmholtz
 from sciops.problems.poisson import Poisson
@@ -118,8 +119,7 @@ def test_deep_conjugate_directions(problem: Problem) -> None:
 
 
 def test_sparse_spectral_mixtures() -> None:
-    problem = Poisson(ndim=1, exact_solution="sin(a*x) + exp(x)", parameters={"a": [20, 60]})
-    assert not broken(GSMP(), problem)
+    assert not broken(GSMP(), SMOOTH["Poisson 1-D"])
 
 
 @pytest.mark.parametrize("solver", [PlainCG(), SparseDirect(), MultigridCG()], ids=lambda s: s.method)
