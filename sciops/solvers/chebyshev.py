@@ -41,6 +41,8 @@ class ChebyshevCollocation(CollocationSolver):
     Reference: Olver & Townsend, SIAM Review 55 (2013); Haidvogel & Zang, J. Comput. Phys. 30 (1979); Boyd (2001).
     """
 
+    kind = "classical"
+
     probes = 1000
     """Random points at which the residual is measured."""
 
