@@ -118,6 +118,7 @@ def test_deep_conjugate_directions(problem: Problem) -> None:
     assert not broken(ConjugateDirections(net, steps=120, lr=5e-3, harvest=2), problem)
 
 
+@pytest.mark.slow
 def test_sparse_spectral_mixtures() -> None:
     assert not broken(GSMP(), SMOOTH["Poisson 1-D"])
 

@@ -118,9 +118,8 @@ def test_neumann_data() -> None:
     assert answer.status is Status.OK and error(given, answer) < 1e-9
 
 
-@pytest.mark.parametrize("formula", ["sin(150*x**2)", "abs(x-0.3)**3"])
-def test_what_is_not_lines_is_not_resolved_and_says_so(formula: str) -> None:
-    given = equation(Poisson(ndim=1, exact_solution=formula))
+def test_what_is_not_lines_is_not_resolved_and_says_so() -> None:
+    given = equation(Poisson(ndim=1, exact_solution="abs(x-0.3)**3"))
     answer = GSMP(fallback=None).solve_case(given, Budget())
     assert answer.status is Status.UNRESOLVED
     assert f"{answer.residual:.0e}" in answer.advice and answer.advice.endswith("points.")
@@ -144,8 +143,8 @@ def test_too_few_points_for_the_lines() -> None:
 
 
 def test_the_band_holds_the_truth_about_as_often_as_it_says() -> None:
-    """Rounding of f is the noise; with 16 random cases the mean coverage of 95 % bands must lie well inside."""
-    inside, cases = 0.0, 16
+    """Rounding of f is the noise; with 10 random cases the mean coverage of 95 % bands must lie well inside."""
+    inside, cases = 0.0, 10
     for seed in range(cases):
         draw = torch.rand(3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         formula = f"sin({50 + 400 * float(draw[0])}*x + {float(draw[1])}) + {float(draw[2])}*x**3"
@@ -161,7 +160,7 @@ def test_the_band_holds_the_truth_about_as_often_as_it_says() -> None:
 
 
 def test_newton_stopped_early_is_not_called_ok() -> None:
-    problem = AllenCahn(exact_solution="1.5*sin(30*x)")
+    problem = AllenCahn(exact_solution="1.5*sin(100*x)")
     given = equation(problem)
     full, short = (GSMP(fallback=None).solve_case(given, Budget(maxiter=n)) for n in (None, 1))
     assert full.status is Status.OK and error(given, full) < 1e-9
