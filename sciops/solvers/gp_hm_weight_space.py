@@ -189,17 +189,14 @@ def _matrix(phi: Callable[[Order], Tensor], rows: Rows) -> Float[Tensor, "N f"]:
 
 
 class Collocation:
-    """Rows of the equation at nodes and of the boundary at nodes on faces, at most `limit` of each, at random;
-    with `fresh`, as many random points of the box again."""
+    """Rows of the equation at nodes and of the boundary at nodes on faces, at most `limit` of each, at random."""
 
-    def __init__(self, equation: Equation, nodes: Grid, limit: int, seed: int, fresh: bool = False) -> None:
+    def __init__(self, equation: Equation, nodes: Grid, limit: int, seed: int) -> None:
         self.equation = equation
         random = generator(case_seed(seed, 1, "gp_hm rows"))
         device = equation.lower.device
         everything = nodes.points(torch.float64, device)
         self.x = everything[_some(len(everything), limit, random).to(device)]
-        if fresh:
-            self.x = torch.cat([self.x, equation.interior_points(len(self.x), random)])
         index = torch.arange(nodes.size).reshape(nodes.shape)
         self.boundary: list[tuple[Tensor, Rows]] = []
         for face in equation.faces:
