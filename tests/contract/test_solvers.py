@@ -20,6 +20,7 @@ from sciops.solvers.amgcl_cg import AmgclCG
 from sciops.solvers.chebyshev import ChebyshevCollocation
 from sciops.solvers.conjugate_directions import ConjugateDirections
 from sciops.solvers.fast_poisson import FastPoisson
+from sciops.solvers.gp_hm import GPHM
 from sciops.solvers.gsmp import GSMP
 from sciops.solvers.hypre_cg import HypreCG
 from sciops.solvers.incomplete_cg import IncompleteCG
@@ -119,6 +120,10 @@ def test_deep_conjugate_directions(problem: Problem) -> None:
 
 
 @pytest.mark.slow
+def test_gp_hm() -> None:
+    assert not broken(GPHM("gaussian", nodes=81, components=12, steps=8), SMOOTH["Poisson 1-D"])
+
+
 def test_sparse_spectral_mixtures() -> None:
     assert not broken(GSMP(), SMOOTH["Poisson 1-D"])
 
