@@ -260,7 +260,7 @@ def error_estimate(u: Series, change: float, resolved: bool) -> float:
         slope = u.derivative(tuple(int(j == axis) for j in range(u.ndim)))
         reach = max(abs(float(u.lower[axis])), abs(float(u.upper[axis])))
         floor += EPS * reach * l2_norm(slope) / size
-    tails = max(tail(u.coefficients, axis) for axis in range(u.ndim))
+    tails = max(tail(u.coefficients, axis, 0.03) for axis in range(u.ndim))
     if resolved:
         return max(2.0 * change, floor, min(tails, 10.0 * change + floor))
     return max(tails, floor, min(change, 1.0) if np.isfinite(change) else 0.0)

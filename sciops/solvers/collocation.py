@@ -113,14 +113,17 @@ def relative_residual(equation: Equation, x: Float[Tensor, "N d"], state: State)
     """‖R(u)‖₂/‖f‖₂ at points: how well u satisfies the equation there, the same measure for every solver.
 
     f = −R(0) is the part of the equation without u. Where it vanishes, or is rounding beside the terms of the
-    equation, their size ‖Σ_α |c_α ∂^α u|‖₂ takes its place.
+    equation, their size ‖Σ_α |c_α ∂^α u|‖₂ takes its place, or ‖Σ_α |c_α u|/L^α‖₂ where these are rounding themselves.
     """
     rows = equation.rows(x, state)
     terms = torch.stack([(c * state(order)).abs() for order, c in rows.terms.items()]).sum(0).norm()
     forcing = rows.rhs if equation.linear else equation.rows(x, lambda order: torch.zeros_like(rows.rhs)).rhs
     scale = forcing.norm()
     if not bool(torch.isfinite(scale)) or scale <= 1e-10 * terms:
-        scale = terms
+        size = state((0,) * equation.ndim).abs()
+        slow = [c.abs() * size / torch.prod(equation.lengths ** torch.tensor(order)) for order, c in rows.terms.items()]
+        natural = torch.stack(slow).sum(0).norm()
+        scale = terms if terms > 1e-8 * natural else natural
     return float(rows.apply(state).norm() / scale.clamp(min=torch.finfo(x.dtype).tiny))
 
 

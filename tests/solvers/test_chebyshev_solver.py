@@ -195,7 +195,11 @@ def test_the_shared_residual_measures_against_the_forcing_or_the_terms() -> None
     assert relative_residual(equation, x, off) == pytest.approx(0.1)
     equation = Equation(Advection(beta=3.0).sample([0], Grid.box(9, ndim=2)))
     x = equation.interior_points(50, torch.Generator().manual_seed(0))
-    slopes = {(1, 0): torch.ones(50, dtype=torch.float64), (0, 1): -2.0 * torch.ones(50, dtype=torch.float64)}
+    slopes = {
+        (0, 0): x[:, 0],
+        (1, 0): torch.ones(50, dtype=torch.float64),
+        (0, 1): -2.0 * torch.ones(50, dtype=torch.float64),
+    }
     assert relative_residual(equation, x, slopes.__getitem__) == pytest.approx((3 - 2) / (3 + 2))
 
 
