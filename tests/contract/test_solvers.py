@@ -119,11 +119,11 @@ def test_deep_conjugate_directions(problem: Problem) -> None:
     assert not broken(ConjugateDirections(net, steps=120, lr=5e-3, harvest=2), problem)
 
 
-@pytest.mark.slow
 def test_gp_hm() -> None:
-    assert not broken(GPHM("gaussian", nodes=81, components=12, steps=8), SMOOTH["Poisson 1-D"])
+    assert not broken(GPHM("gaussian", nodes=41, components=12, steps=8), SMOOTH["Poisson 1-D"])
 
 
+@pytest.mark.slow
 def test_sparse_spectral_mixtures() -> None:
     assert not broken(GSMP(), SMOOTH["Poisson 1-D"])
 
