@@ -120,7 +120,7 @@ def test_deep_conjugate_directions(problem: Problem) -> None:
 
 
 def test_gp_hm() -> None:
-    assert not broken(GPHM("gaussian", nodes=41, components=12, steps=8), SMOOTH["Poisson 1-D"])
+    assert not broken(GPHM("gaussian", nodes=21, components=6, steps=4), SMOOTH["Poisson 1-D"])
 
 
 @pytest.mark.slow
