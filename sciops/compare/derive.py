@@ -94,7 +94,8 @@ def ranked(results: "Results") -> dict[str, int]:
     """Rank of every solver (its own setting, per-case errors averaged over seeds) on the headline metric.
 
     Walking down the sorted list, a solver shares the rank of the leader of its group unless the paired bootstrap
-    tells the two apart at the 5 % level. A single case cannot be resampled: there, errors below the label error tie.
+    tells the two apart at the 5 % level, on the cases that both have (the first ones of the split). A single case
+    cannot be resampled: there, errors below the label error tie.
     """
     metric = named(results.headline)
     table: dict[str, list[torch.Tensor]] = {}
@@ -115,6 +116,8 @@ def ranked(results: "Results") -> dict[str, int]:
 
 
 def _tie(metric: Metric, a: torch.Tensor, b: torch.Tensor, floor: float) -> bool:
-    if len(a) > 1:
+    n = min(len(a), len(b))
+    a, b = a[:n], b[:n]
+    if n > 1:
         return paired_test(metric, a, b).tie
     return bool(torch.equal(a, b) or (metric.lower_is_better and max(float(a), float(b)) <= floor))

@@ -35,7 +35,7 @@ KEYS = (
     "transfer",
     "shifts",
 )
-SOLVER_KEYS = ("name", "class_path", "init_args", "seeds", "ladder", "solve", "only", "except")
+SOLVER_KEYS = ("name", "class_path", "init_args", "seeds", "ladder", "solve", "test_cases", "only", "except")
 METRICS = ("rel_l2", "rel_l2_p95", "rel_h1", "band_low", "band_mid", "band_high", "max", "boundary", "residual")
 
 
@@ -53,6 +53,8 @@ class Contestant:
     """Its own limits of a solve instead of those of the plan."""
     only: tuple[str, ...] | None = None
     """In a suite: the datasets that it runs on; None: all."""
+    test_cases: int | None = None
+    """The first cases of every split that it solves, where they are fewer than the plan's."""
 
     def make(self, seed: int | None = None) -> Solver:
         """A fresh solver; `seed` is passed on where the class takes one."""
@@ -250,6 +252,9 @@ def _contestant(entry: Any, seeds: tuple[int, ...], path: Path, datasets: Mappin
     if not isinstance(ladder, bool):
         raise UsageError(f"{path}: ladder of {entry['class_path']} must be true or false; got {ladder!r}.")
     where = f"{path}: {entry['class_path']}"
+    limit = entry.get("test_cases")
+    if limit is not None and not (isinstance(limit, int) and limit >= 1):
+        raise UsageError(f"{where}: test_cases must be 1 or more; got {limit!r}.")
     return Contestant(
         entry.get("name", solver.name),
         made.class_path,
@@ -258,6 +263,7 @@ def _contestant(entry: Any, seeds: tuple[int, ...], path: Path, datasets: Mappin
         ladder,
         None if entry.get("solve") is None else _budget(entry["solve"], f"{where}: solve"),
         _chosen(entry, datasets, where),
+        limit,
     )
 
 

@@ -36,6 +36,8 @@ class Comparison:
         self.solvers: dict[str, Solver] = {}
         self.dtype = splits.test.cases(slice(0, 1)).dtype
         self.limits = {c.name: c.solve or plan.solve for c in plan.solvers}
+        counts = {c.name: [n for n in (c.test_cases, plan.test_cases) if n is not None] for c in plan.solvers}
+        self.counts = {name: min(given, default=None) for name, given in counts.items()}
 
     # ---- before any computation
 
@@ -126,7 +128,7 @@ class Comparison:
         self.say(f"{row.label} (seed {row.seed}): solving {row.n_cases} cases on {data.grid.describe()} ({row.split})")
         first = bring(data.cases(slice(0, 1)), solver, data.grid)
         row.setup_seconds = clock(lambda: solver.prepare(first, data.grid))
-        judged = judge(solver, data, self.metrics, self.plan.batch, self.limits[row.solver], self.plan.test_cases)
+        judged = judge(solver, data, self.metrics, self.plan.batch, self.limits[row.solver], self.counts[row.solver])
         if row.split == "test":
             self._keep(row, judged.fields)
         return filled(row, judged)
@@ -242,7 +244,8 @@ class Comparison:
     ) -> Row:
         identity = [contestant.name, contestant.digest, setting, seed, self.data_digest]
         # Timings and fits depend on these settings of the plan too.
-        identity += [self.plan.fit_seconds, vars(self.limits[contestant.name]), self.plan.metrics, self.plan.test_cases]
+        identity += [self.plan.fit_seconds, vars(self.limits[contestant.name]), self.plan.metrics]
+        identity += [self.counts[contestant.name]]
         return Row(
             solver=contestant.name,
             setting=setting,
@@ -251,7 +254,7 @@ class Comparison:
             needs=sorted(v.value for v in solver.needs),
             grid=data.grid.describe(),
             status=status,
-            n_cases=min(len(data), self.plan.test_cases or len(data)),
+            n_cases=min(len(data), self.counts[contestant.name] or len(data)),
             key=hashlib.sha256(repr(identity).encode()).hexdigest()[:16],
         )
 

@@ -88,7 +88,9 @@ def _accuracy(name: str, rows: list[Row], results: Results, facts: Facts) -> Lin
     good = sum(row.successes for row in rows)
     line["success"] = f"{good / total:.0%}" if total and first.status != "refused" else ""
     line["seeds"] = str(len(rows))
-    line["status"] = _status(rows)
+    most = max(row.n_cases for row in results.rows)
+    fewer = f" (first {first.n_cases} cases)" if first.n_cases < most and first.status != "refused" else ""
+    line["status"] = _status(rows) + fewer
     return line
 
 

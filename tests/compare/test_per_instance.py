@@ -28,8 +28,8 @@ from sciops.problems.poisson import Poisson
 FAKE = f"{Path(__file__).parent}/per_instance.py"
 
 
-def contestant(name, path=f"{FAKE}:Polynomials", only=None, solve=None, **arguments):
-    return Contestant(name, path, arguments, (0,), False, solve, only)
+def contestant(name, path=f"{FAKE}:Polynomials", only=None, solve=None, test_cases=None, **arguments):
+    return Contestant(name, path, arguments, (0,), False, solve, only, test_cases)
 
 
 DIRECT = contestant("differences", "sciops.solvers.sparse_direct.SparseDirect")
@@ -190,6 +190,24 @@ def test_a_contestant_may_have_limits_of_its_own(tmp_path):
     assert [row.verdict for row in rows] == ["ok", "budget"]
     assert rows[1].score("rel_l2") == pytest.approx(1.0)
     assert "budget" in rows[1].message
+
+
+def test_a_slow_contestant_may_solve_the_first_cases_only(tmp_path):
+    test = data(n=8, a=[2.0, 4.0])
+    slow = contestant("P", test_cases=3)
+    results = run(plan(slow, DIRECT, transfer=(0.5,)), test, tmp_path)
+    few, all_of_them = results.rows
+    assert (few.n_cases, few.successes, all_of_them.n_cases) == (3, 3, 8)
+    whole = run(plan(contestant("P"), DIRECT), test, tmp_path / "whole").rows[0]
+    assert few.scores["rel_l2"].per_case == whole.scores["rel_l2"].per_case[:3]
+    lines = {line["solver"]: line for line in main_tables(results)["Accuracy"]}
+    assert lines["P"]["status"] == "ok (first 3 cases)" and lines["differences"]["status"] == "ok"
+    # Compared on the three that both have: spectral accuracy against second order.
+    assert (lines["P"]["#"], lines["differences"]["#"]) == ("1", "2")
+    assert [row.n_cases for row in results.transfer if row.solver == "P"] == [3]
+    # Asked for all of them later, nothing of the shorter run is taken for an answer.
+    again = run(plan(contestant("P"), DIRECT), test, tmp_path).rows[0]
+    assert again.n_cases == 8
 
 
 @pytest.mark.parametrize(
