@@ -30,7 +30,7 @@ class ChebyshevCollocation(CollocationSolver):
     or rounded data then measure what rounding has left. Runs on the CPU in float64, wherever the cases are.
     Cost for n per axis: O(n·b²) in 1-D with bandwidth b; O(n³) in 2-D, O(n⁴) in 3-D.
 
-    `points`       points per axis; None (the default): as many as needed
+    `points`       points per axis, at most `max_points`; None (the default): as many as needed
     `max_points`   where growth ends: UNRESOLVED (defaults 65536, 600², 96³)
     `tol`          relative error up to which an answer is called OK (1e-8); `Budget.tol` overrides it. Accuracy does
                    not depend on it: every answer goes to rounding where the points suffice.
@@ -43,6 +43,7 @@ class ChebyshevCollocation(CollocationSolver):
 
     kind = "classical"
 
+    kind = "classical"
     probes = 1000
     """Random points at which the residual is measured."""
 
@@ -66,26 +67,28 @@ class ChebyshevCollocation(CollocationSolver):
     def solve_case(self, equation: Equation, budget: Budget) -> Answer:
         equation = Equation(equation.case.to(device="cpu"))
         attempts = Attempts(budget.seconds)
-        most = self.points or self.max_points or LIMITS[equation.ndim]
+        limit = self.max_points or LIMITS[equation.ndim]
+        fixed = min(self.points, limit) if self.points else None
+        most = fixed or limit
         maxiter = budget.maxiter or (300 if equation.linear else 50)
         with np.errstate(over="ignore", invalid="ignore"):
             try:
-                self._run(equation, attempts, most, maxiter)
+                self._run(equation, attempts, most, fixed, maxiter)
             except np.linalg.LinAlgError as error:
                 if not attempts.found:
                     raise torch.linalg.LinAlgError(str(error)) from None
         return self._answer(equation, attempts, budget.tol or self.tol, maxiter)
 
-    def _run(self, equation: Equation, attempts: Attempts, most: int, maxiter: int) -> None:
+    def _run(self, equation: Equation, attempts: Attempts, most: int, fixed: int | None, maxiter: int) -> None:
         orders = _orders(equation)
         square = all(sum(face.axis == j for face in equation.faces) == 2 for j in range(equation.ndim))
         second = all(tuple(2 * int(k == j) for k in range(equation.ndim)) in orders for j in range(equation.ndim))
         if equation.ndim == 1 and max(orders)[0] == len(equation.faces):
-            LineProblem(equation, most).run(attempts, self.points, maxiter)
+            LineProblem(equation, most).run(attempts, fixed, maxiter)
         elif equation.ndim > 1 and square and second and max(map(sum, orders)) == 2:
-            BoxProblem(equation, most).run(attempts, self.points, maxiter)
+            BoxProblem(equation, most).run(attempts, fixed, maxiter)
         else:
-            RectangularProblem(equation, most).run(attempts, self.points, maxiter)
+            RectangularProblem(equation, most).run(attempts, fixed, maxiter)
 
     def _answer(self, equation: Equation, attempts: Attempts, tol: float, maxiter: int) -> Answer:
         if not attempts.found:

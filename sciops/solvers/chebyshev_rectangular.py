@@ -45,7 +45,7 @@ class RectangularProblem:
         """Solve at growing sizes until the series is resolved or may not grow."""
         sizes = [fixed] * self.ndim if fixed else first_sizes(self.equation, self.most, 6)
         u = Series(torch.zeros((2,) * self.ndim, dtype=torch.float64), self.equation.lower, self.equation.upper)
-        if math.prod(sizes) > UNKNOWNS and not fixed:
+        if math.prod(sizes) > UNKNOWNS:
             shrink = (UNKNOWNS / math.prod(sizes)) ** (1 / self.ndim)
             sizes = [max(4, int(n * shrink)) for n in sizes]
         while True:
