@@ -29,11 +29,12 @@ class GSMP(CollocationSolver):
     tol       relative residual at held-out points above which an answer is UNRESOLVED (`Budget.tol` overrides)
     seed      of the points
 
-    One configuration serves every problem. `Answer.std` is the posterior's; `error_estimate` compares two fits on
-    disjoint points. `stats`: lines (cycles per box length, per axis), ceiling, rounds, degree, waves, features,
-    check_points, who answered (`fallback`). `points` counts those of the search as well; the held-out points, at which
-    the residual is measured and in 1-D later rounds look for lines, are counted once they serve a search.
-    Cost: O(N n²) per fit, n features, N ≥ n points; 10 lines need tens of milliseconds in 1-D. Fails, and says so,
+    One configuration serves every problem. `Answer.std` is the posterior's with a rounding floor; `error_estimate` is
+    the distance of two fits on disjoint points (`Search.error_estimate`). `points` counts those of the largest fit and
+    of the search for lines. `stats`: lines (cycles per box length, per axis), ceiling, rounds, degree, waves, features,
+    who answered (`fallback`), and `check_points`, which come on top: those of the held-out residual and of the second
+    fit. In 1-D, later rounds look for lines in the held-out points, which then count among `points`.
+    Cost: O(N n²) per fit, n features, N ≥ n points; a second or less in 1-D. Fails, and says so,
     where the spectrum is not a few lines with slow envelopes: chirps, thin layers, rough data.
     References: Suwandi, Lin, Yin, Wang, Theodoridis (2309.08201) for the objective over θ; Fang et al. (2311.04465)
     for the problems; Chen, Hosseini, Owhadi, Stuart (2103.12959) for Gauss–Newton around Gaussian processes.
@@ -90,7 +91,7 @@ class GSMP(CollocationSolver):
             "lines": [sorted(lines) for lines in search.lines],
             "ceiling": search.ceiling,
             "rounds": search.rounds,
-            "check_points": len(search.check),
+            "check_points": search.checked,
             "fallback": None,
         }
         if search.best is None or search.points is None:
@@ -103,6 +104,7 @@ class GSMP(CollocationSolver):
         counts = search.best.features.counts
         stats |= {"degree": max(counts) - 1, "waves": len(counts), "features": len(search.best.features)}
         estimate = search.error_estimate()
+        stats["check_points"] = search.checked
         status, advice = Status.OK, ""
         if not search.residual <= tol:
             status, advice = Status.UNRESOLVED, f"Relative residual {search.residual:.0e} at held-out points: "
@@ -129,7 +131,7 @@ class GSMP(CollocationSolver):
             error_estimate=estimate,
             advice=advice,
             iterations=search.fits,
-            points=search.points.count + search.sought,
+            points=search.taken + search.sought,
             stats=stats,
         )
 

@@ -33,7 +33,8 @@ class Search:
     lines, ceiling           cycles per box length, per axis; how high the search had to look
     remainder                share of the signal that the first lines left: above 0.1, the spectrum is not lines
     needed                   points that the fit which was not made for want of points would have needed
-    sought                   points of the equation that the search itself took, beyond those of a fit
+    sought, taken, checked   points of the equation: those of the search for lines, of the largest fit, and those that
+                             served the residual and the error estimate alone
     """
 
     def __init__(self, equation: Equation, cap: int | None, seed: int, maxiter: int | None = None) -> None:
@@ -48,7 +49,8 @@ class Search:
         self.best: Expansion | None = None
         self.points: Points | None = None
         self.residual, self.remainder, self.ceiling = float("inf"), 0.0, 0.0
-        self.rounds, self.fits, self.sought, self.needed = 0, 0, 0, 0
+        self.rounds, self.fits, self.needed = 0, 0, 0
+        self.sought, self.taken, self.checked = 0, 0, len(self.check)
 
     def round(self, stop: Callable[[], bool]) -> bool:
         """Look once and fit; False where there is nothing more to do."""
@@ -103,6 +105,7 @@ class Search:
             state = self.best if self.residual < 0.05 else None
             fitted = fit(equation, features, points, state, min(2 if state is None else 4, self.limit), goal, stop)
             self.fits += fitted.expansion.steps
+            self.taken = max(self.taken, points.count)
             residual = self._residual(fitted.expansion)
             stalled = 0 if residual < 0.5 * self.residual else stalled + 1
             if not stalled:
@@ -157,6 +160,7 @@ class Search:
         assert self.best is not None
         best, x = self.best, self.check
         other = self._points(best.features, second=True)
+        self.checked += other.count if other else 0
         again = fit(self.equation, best.features, other, best, steps=1).expansion if other else best
         u = best(x)
         apart, deviation = float((again(x) - u).norm()), float(best.std(x).norm())
