@@ -43,7 +43,6 @@ class ChebyshevCollocation(CollocationSolver):
 
     kind = "classical"
 
-    kind = "classical"
     probes = 1000
     """Random points at which the residual is measured."""
 
