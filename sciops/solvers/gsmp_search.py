@@ -55,6 +55,8 @@ class Search:
     def round(self, stop: Callable[[], bool]) -> bool:
         """Look once and fit; False where there is nothing more to do."""
         before, ndim = self.residual, self.equation.ndim
+        if ndim > 1 and self.rounds and self.sought * (1 + 1 / self.rounds) + self.taken > self.cap:
+            return False  # no points left for another look
         if not self._look() and self.best is not None:
             return False
         self.rounds += 1
