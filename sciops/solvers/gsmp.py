@@ -126,7 +126,7 @@ class GSMP(CollocationSolver):
         return Answer(
             search.best,
             status,
-            std=band(search.best),
+            std=band(search.best, search.widening),
             residual=search.residual,
             error_estimate=estimate,
             advice=advice,

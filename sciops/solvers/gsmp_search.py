@@ -51,6 +51,7 @@ class Search:
         self.residual, self.remainder, self.ceiling = float("inf"), 0.0, 0.0
         self.rounds, self.fits, self.needed = 0, 0, 0
         self.sought, self.taken, self.checked = 0, 0, len(self.check)
+        self.widening = 1.0
 
     def round(self, stop: Callable[[], bool]) -> bool:
         """Look once and fit; False where there is nothing more to do."""
@@ -167,6 +168,8 @@ class Search:
         u = best(x)
         apart, deviation = float((again(x) - u).norm()), float(best.std(x).norm())
         spread = math.sqrt(apart * max(apart, deviation)) if other else deviation
+        # Fits on disjoint points differ by √2 deviations, unless their misfits are no white noise.
+        self.widening = max(1.0, apart / (math.sqrt(2) * deviation)) if deviation > 0 else 1.0
         return spread / max(float(u.norm()), 1e-300) + rounding(best)
 
     # ---- points
@@ -212,11 +215,11 @@ def rounding(answer: Expansion) -> float:
     return torch.finfo(answer.posterior.mean.dtype).eps * max(1.0, 0.5 * math.pi * top)
 
 
-def band(answer: Expansion) -> Callable[[Float[Tensor, "N d"]], Float[Tensor, " N"]]:
-    """Posterior standard deviation with the rounding of the answer itself, which no fit can see."""
+def band(answer: Expansion, widening: float = 1.0) -> Callable[[Float[Tensor, "N d"]], Float[Tensor, " N"]]:
+    """Posterior standard deviation, widened to what two fits differ by, with the rounding of the answer itself."""
 
     def std(x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
         floor = rounding(answer) * answer(x).abs().mean()
-        return (answer.std(x).square() + floor**2).sqrt()
+        return ((widening * answer.std(x)).square() + floor**2).sqrt()
 
     return std
