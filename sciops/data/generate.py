@@ -29,7 +29,8 @@ from sciops.data.recipe import DTYPES, Recipe
 from sciops.data.stats import write_stats
 from sciops.data.store import write_native
 from sciops.data.stored import StoredDataset
-from sciops.data.workers import map_unordered, one_thread
+from sciops.data.workers import map_unordered
+from sciops.numerics.threads import one_thread
 
 
 def generate(

@@ -13,7 +13,7 @@ from sciops.data.generate import make_chunk
 from sciops.data.header import Header, versions
 from sciops.data.recipe import Recipe, Reference
 from sciops.data.stored import StoredDataset
-from sciops.data.workers import one_thread
+from sciops.numerics.threads import one_thread
 
 
 @dataclass(frozen=True)

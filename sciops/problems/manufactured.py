@@ -12,7 +12,7 @@ from torch import Tensor
 from sciops.core.boundary import AXES, Boundary
 from sciops.core.calculus import Autodiff
 from sciops.core.cases import Cases
-from sciops.core.errors import UsageError
+from sciops.core.errors import UsageError, ViewMissing
 from sciops.core.expression import evaluate
 from sciops.core.field import Field
 from sciops.core.grid import Grid
@@ -65,7 +65,7 @@ class Manufactured(Problem):
 
     def operator(self, d: Any, u: Any, c: Any) -> Any:
         """L(u), the left side, in the words of the calculus d."""
-        raise NotImplementedError
+        raise ViewMissing(f"{type(self).__name__} lacks its equation: write operator(d, u, c), the left side.")
 
     def solution(self, params: Numbers, x: Float[Tensor, "n N d"]) -> Float[Tensor, "n N"]:
         """u at points, differentiable in x."""

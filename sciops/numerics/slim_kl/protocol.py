@@ -14,8 +14,6 @@ Every number on either side depends on the messages and on the own data only: dr
 many gives the same bits. Reference: arXiv 2309.08201; residual balancing: Boyd et al., 2011, §3.4.1.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +25,7 @@ from sciops.core.random import case_seed
 from sciops.numerics.slim_kl.components import Components
 from sciops.numerics.slim_kl.majorise import Penalty, minimise
 from sciops.numerics.slim_kl.quantise import Quantiser, Stream
+from sciops.numerics.threads import one_thread
 
 _SAME, _DOUBLE, _HALVE, _CONVERGED, _OUT_OF_ROUNDS = range(5)
 
@@ -217,17 +216,6 @@ def _simulate(
         going = all(answers)
         account.append(record(messages, reply, server, rho))
     return Consensus(server.theta, account, server.converged)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums on several threads depend on how many there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def record(messages: list[bytes], reply: bytes, server: Server, rho: float) -> Round:
