@@ -194,7 +194,11 @@ class Comparison:
     # ---- the two smaller tables
 
     def transfer(self, rows: list[Row]) -> list[Row]:
-        """Every solver on coarser and finer test grids, with the error of interpolating the truth beside it."""
+        """Every solver on coarser and finer test grids, with the error of interpolating the truth beside it.
+
+        Per-instance solvers choose their own points and never saw a grid: they have nothing to transfer.
+        """
+        rows = [row for row in rows if row.kind != "per-instance"]
         home = self.splits.test if self.splits.train is None else self.splits.train
         targets: dict[str, Dataset] = dict(self.splits.extra)
         for factor in self.plan.transfer:
