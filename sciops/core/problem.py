@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciops.core.boundary import Boundary
-from sciops.core.calculus import Autodiff, Differential, Jet, Spectral, State, Stencil, Symbol
+from sciops.core.calculus import Autodiff, Differential, Forward, Jet, Spectral, State, Stencil, Symbol, request_of
 from sciops.core.cases import Cases
 from sciops.core.errors import UsageError, ViewMissing
 from sciops.core.field import Field
@@ -120,9 +120,21 @@ class Problem:
         u: Callable[[Float[Tensor, "n N d"]], Float[Tensor, "n N"]],
         x: Float[Tensor, "m N d"],
     ) -> Float[Tensor, "n N"]:
-        """R(u) at scattered points (shared by the cases or one set each), by automatic differentiation of u."""
-        d = Autodiff(x.expand(len(cases), -1, -1))
-        return self.residual(d, u(d.x), cases.at(d.x))
+        """R(u) at scattered points (shared by the cases or one set each), by automatic differentiation of u.
+
+        Where u is a trial function of points (`u.derivatives`, one function for all cases), its own forward pass makes
+        the derivatives; otherwise reverse passes do.
+        """
+        d: Autodiff | Forward
+        points = x.expand(len(cases), -1, -1)
+        derive = getattr(u, "derivatives", None)
+        if derive is None:
+            d = Autodiff(points)
+            return self.residual(d, u(d.x), cases.at(d.x))
+        flat = derive(points.reshape(-1, self.ndim), request_of(self, cases)[0])
+        shaped = {key: value.reshape(*points.shape[:2], -1).unbind(-1) for key, value in flat.items()}
+        d = Forward(points, [{key: value[j] for key, value in shaped.items()} for j in range(len(self.outputs))])
+        return self.residual(d, d.u, cases.at(d.x))
 
     def symbol(self, cases: Cases, x: Float[Tensor, "m N d"]) -> Differential:
         """Coefficients of ∂^α u in the residual at points x, shared or one set per case (linear problems)."""
