@@ -1,0 +1,192 @@
+"""Damped Gauss–Newton for ½‖r(θ)‖², with geodesic acceleration and a line search as options."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciops.core.errors import UsageError
+from sciops.numerics.least_squares import Chunked, LeastSquares, Linearisation, MatrixFree
+from sciops.numerics.optimisers.normal_equations import DampedNormal, Dual, NystromCG, Primal
+
+Form = Literal["auto", "primal", "woodbury", "cg"]
+FORMS = ("auto", "primal", "woodbury", "cg")
+
+DIRECT = 8000
+"""Order of the largest matrix that "auto" factorises; beyond it conjugate gradients."""
+
+CEILING = 1e12
+"""Damping at which a step is as good as zero: no descent is left in rounding."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step did: losses are ½‖r‖² on the points of that step, `mu` the damping used, `seconds` CPU time.
+
+    `status`: "ok"; "stalled" (no damping tried gave a lower loss: θ is unchanged); "nonfinite" (the loss or J at θ is
+    not finite: θ is unchanged, and stays the best iterate).
+    """
+
+    loss_before: float
+    loss_after: float
+    accepted: bool
+    mu: float
+    norm: float
+    seconds: float
+    tries: int = 1
+    status: str = "ok"
+
+
+def require_float64(theta: Tensor, method: str) -> None:
+    """Refuse parameters in which the method would stop early without a word."""
+    if theta.dtype != torch.float64:
+        raise UsageError(f"{method} got parameters of {theta.dtype}; it needs torch.float64: convert the model first.")
+
+
+def half_square(r: Tensor) -> float:
+    return 0.5 * float(r @ r)
+
+
+class GaussNewton:
+    """θ ← θ − (JᵀJ + μI)⁻¹Jᵀr, which for a linear equation is the energy natural gradient of its residual.
+
+    Method: one Jacobian a step, its Gram matrix reused for every μ tried; a step is taken only if the loss on the same
+    points falls; then μ ← μ/`decrease`, else μ ← μ·`increase`. Damping by I, not by diag JᵀJ: measured better here.
+    `form`: "primal" (Cholesky of JᵀJ), "woodbury" (of JJᵀ), "cg" (Nyström-preconditioned conjugate gradients, products
+    only where the problem offers `linearise`), "auto": the smaller matrix, cg where that exceeds 8000.
+    `accelerate`: geodesic acceleration; the step is v + a/2, a = −(JᵀJ + μI)⁻¹Jᵀ r_vv with r_vv the second directional
+    derivative by central difference (two residuals); refused while ‖a‖ ≥ `ratio`‖v‖.
+    `halvings`: a line search over 2⁻ᵏ, k = 0…halvings, by the loss on the same frozen points.
+    `memory`: bytes that J may take; beyond it JᵀJ is summed over `chunks` where the problem offers them.
+    Cost: O(M P min(M, P)) a step, two to four residuals; memory O(M P + min(M, P)²).
+    Fails by "stalled" in narrow curved valleys and at the rounding floor; new points make a new function, and the
+    loss may rise at that moment. θ is always the best iterate on the points of the last step.
+    Reference: Marquardt 1963; Transtrum & Sethna 2012 (arXiv 1201.5885); Müller & Zeinhofer 2023 (arXiv 2302.13163).
+    """
+
+    def __init__(
+        self,
+        theta: Float[Tensor, " P"],
+        mu: float = 1e-4,
+        form: Form = "auto",
+        accelerate: bool = False,
+        halvings: int = 0,
+        decrease: float = 10.0,
+        increase: float = 4.0,
+        floor: float = 1e-18,
+        tries: int = 12,
+        ratio: float = 0.75,
+        reach: float = 0.1,
+        memory: float = 4e9,
+        rank: int = 200,
+        tolerance: float = 1e-8,
+        iterations: int = 500,
+        seed: int = 0,
+    ) -> None:
+        require_float64(theta, "GaussNewton")
+        if form not in FORMS:
+            raise UsageError(f"GaussNewton got form {form!r}; use one of {', '.join(FORMS)}.")
+        if not (mu >= 0 and decrease >= 1 and increase > 1 and tries >= 1 and halvings >= 0):
+            raise UsageError("GaussNewton needs mu ≥ 0, decrease ≥ 1, increase > 1, tries ≥ 1 and halvings ≥ 0.")
+        self.theta = theta.detach().clone()
+        self.mu, self.form, self.accelerate, self.halvings = mu, form, accelerate, halvings
+        self.decrease, self.increase, self.floor, self.tries = decrease, increase, floor, tries
+        self.ratio, self.reach, self.memory = ratio, reach, memory
+        self.rank, self.tolerance, self.iterations, self.seed = rank, tolerance, iterations, seed
+        self.steps = 0
+
+    def step(self, problem: LeastSquares) -> Step:
+        """Lower the loss of `problem` once, trying up to `tries` dampings."""
+        start = time.process_time()
+        self.steps += 1
+        r, normal = self._normal(problem)
+        before = half_square(r)
+
+        def done(loss: float, mu: float, norm: float, tried: int, status: str) -> Step:
+            seconds = time.process_time() - start
+            return Step(before, loss, status == "ok", mu, norm, seconds, tried, status)
+
+        if not math.isfinite(before):
+            return done(before, self.mu, 0.0, 0, "nonfinite")
+        mu, finite = self.mu, False
+        for tried in range(1, self.tries + 1):
+            move, used = self._move(problem, r, normal, mu)
+            if move is not None:
+                finite = True
+                loss, share = self._search(problem, move, before)
+                if loss < before:
+                    self.theta = self.theta + share * move
+                    # A shortened step says that the model reached too far: the damping stays.
+                    self.mu = max(used / self.decrease if share == 1 else used, self.floor)
+                    return done(loss, used, share * float(move.norm()), tried, "ok")
+            mu = max(used * self.increase, self.floor)
+            if not mu < CEILING:
+                break
+        self.mu = min(mu, CEILING)
+        return done(before, self.mu, 0.0, tried, "stalled" if finite else "nonfinite")
+
+    def _normal(self, problem: LeastSquares) -> tuple[Tensor, DampedNormal]:
+        theta, P = self.theta, len(self.theta)
+        if isinstance(problem, MatrixFree) and (self.form == "cg" or (self.form == "auto" and P > DIRECT)):
+            products = problem.linearise(theta)
+            if self.form == "cg" or len(products.residual) > DIRECT:
+                return products.residual, self._cg(products)
+        if isinstance(problem, Chunked) and self.form in ("auto", "primal") and P <= DIRECT:
+            rows = len(problem.residual(theta)) if isinstance(problem, LeastSquares) else P
+            if rows > P and 8 * rows * P > self.memory:
+                return Primal.summed(problem, theta)
+        r, J = problem.jacobian(theta)
+        form: str = self.form
+        if form == "auto":
+            form = "cg" if min(J.shape) > DIRECT else "primal" if len(r) >= P else "woodbury"
+        if form == "cg":
+            return r, self._cg(Linearisation(r, lambda V: J @ V, lambda W: J.T @ W))
+        return r, Primal.of(J) if form == "primal" else Dual(J)
+
+    def _cg(self, products: Linearisation) -> NystromCG:
+        # Seeded by the step, so that a resumed run draws the sketch that the run without a break would have drawn.
+        random = torch.Generator().manual_seed(self.seed + self.steps)
+        return NystromCG(products, self.theta, self.rank, self.tolerance, self.iterations, random)
+
+    def _move(self, problem: LeastSquares, r: Tensor, normal: DampedNormal, mu: float) -> tuple[Tensor | None, float]:
+        """The step for one damping, or None where it is not finite or its acceleration is too large."""
+        solution, used = normal.solve(mu, r)
+        v = -solution
+        if not bool(torch.isfinite(v).all()):
+            return None, used
+        if not self.accelerate:
+            return v, used
+        ahead, behind = (problem.residual(self.theta + sign * self.reach * v) for sign in (1, -1))
+        second = (ahead - 2 * r + behind) / self.reach**2
+        a = -normal.solve(used, second)[0]
+        # Written so that a non-finite a is refused too.
+        return (v + 0.5 * a if float(a.norm()) < self.ratio * float(v.norm()) else None), used
+
+    def _search(self, problem: LeastSquares, move: Tensor, before: float) -> tuple[float, float]:
+        """The lowest loss among the fractions 2⁻ᵏ of the move, and the fraction."""
+        best, share = math.inf, 1.0
+        for k in range(self.halvings + 1):
+            loss = half_square(problem.residual(self.theta + 2.0**-k * move))
+            if loss < best:
+                best, share = loss, 2.0**-k
+            elif best < before:
+                # Losses along the ray have turned up again below the start: shorter steps gain less.
+                break
+        return best, share
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on, beside the options."""
+        return {"theta": self.theta.clone(), "mu": self.mu, "steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["theta"].shape != self.theta.shape:
+            raise UsageError(
+                f"GaussNewton has {len(self.theta)} parameters and the state has {len(state['theta'])}; "
+                "load it into an optimiser of the same model."
+            )
+        self.theta = state["theta"].to(self.theta).clone()
+        self.mu, self.steps = float(state["mu"]), int(state["steps"])
