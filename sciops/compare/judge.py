@@ -45,8 +45,9 @@ class Judged:
 
 
 def bring(cases: Cases, solver: Solver, out: Grid) -> Cases:
-    """The cases on the grid that the solver asks for: done before its clock starts."""
-    return cases.on(solver.input_grid(cases.domain, out))
+    """The cases on the grid and in the precision that the solver asks for: done before its clock starts."""
+    brought = cases.on(solver.input_grid(cases.domain, out))
+    return brought.to(dtype=torch.float64) if solver.double else brought
 
 
 def judge(

@@ -99,6 +99,7 @@ class Solver:
     `needs`: the views without which it cannot run. `trained`: whether `fit` does anything.
     `kind`: what it is in a comparison. "classical" solvers are the bar that the others are held to (time at equal
     error); "per-instance" ones optimise or fit anew for every case; whatever is `trained` counts as "learned".
+    `double`: whether it computes in float64 anyway; the harness then hands the inputs over as such.
     `solve(cases, out, budget)` returns physical values on the grid `out`; resampling is its own business
     and inside its clock. It must not raise for lack of convergence: failure is data (`Solution.status`).
     """
@@ -106,6 +107,7 @@ class Solver:
     needs: frozenset[View] = frozenset({View.DATA})
     trained: bool = False
     kind: ClassVar[str] = "classical"
+    double: ClassVar[bool] = False
 
     @property
     def name(self) -> str:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciops.core.boundary import AXES
+from sciops.core.boundary import face_axis
 from sciops.core.calculus import Order, State
 from sciops.core.cases import Cases
 from sciops.core.errors import UsageError
@@ -64,7 +64,7 @@ class Equation:
         domain = case.domain
         self.lower = torch.tensor(domain.lower, dtype=torch.float64, device=case.device)
         self.upper = torch.tensor(domain.upper, dtype=torch.float64, device=case.device)
-        self.faces = [Face(*entry) for entry in case.problem.boundary.faces()]
+        self.faces = [Face(*entry) for entry in case.problem.boundary.faces() if entry[3] != "free"]
 
     @property
     def lengths(self) -> Float[Tensor, " d"]:
@@ -163,6 +163,7 @@ class CollocationSolver(Solver):
 
     needs = frozenset({View.RESIDUAL, View.BOUNDARY})
     kind = "per-instance"
+    double = True
     chunk = 4096
     """Points at which an answer is evaluated at a time."""
 
@@ -247,7 +248,7 @@ def _finite(case: Cases) -> bool:
 def _require_boundary(cases: Cases) -> None:
     """Raise UsageError, naming the face, where boundary data do not have the shape of their face."""
     for name, data in cases.boundary.items():
-        axis = AXES.index(name[0])
+        axis, _ = face_axis(name)
         expected = (len(cases), *(n for j, n in enumerate(cases.domain.shape) if j != axis))
         if tuple(data.shape) != expected:
             raise UsageError(
