@@ -38,6 +38,8 @@ def per_sample_jacobian(
         found: dict[int, Tensor] = {}
         for layer in tape.layers:
             value, t = (adjoints.get(id(o)) for o in layer.outputs)
+            if not layer.weight.requires_grad and (layer.bias is None or not layer.bias.requires_grad):
+                continue  # frozen, while derivatives behind it pass through
             for parameter, gradient in _layer(layer.inputs, value, t, layer.weight, layer.bias):
                 known = found.get(id(parameter))
                 found[id(parameter)] = gradient if known is None else known + gradient
