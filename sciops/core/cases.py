@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sciops.core.boundary import face_axis
 from sciops.core.errors import UsageError
 from sciops.core.field import Field, Index, selection
 from sciops.core.grid import Grid
@@ -122,7 +123,7 @@ class Cases:
         data = self.boundary[face]
         if self.domain.ndim == 1:
             return data.reshape(len(self), 1).expand(x.shape[:-1])
-        axis = "xyz".index(face[0])
+        axis, _ = face_axis(face)
         along = [j for j in range(self.domain.ndim) if j != axis]
         return interpolate(data[:, None], self._face_grid(axis, self.domain), x[..., along], "cubic")[:, 0]
 
@@ -154,7 +155,7 @@ class Cases:
     def _face_on(self, name: str, data: Tensor, grid: Grid) -> Tensor:
         if self.domain.ndim == 1:
             return data
-        axis = "xyz".index(name[0])
+        axis, _ = face_axis(name)
         return resample(data[:, None], self._face_grid(axis, self.domain), self._face_grid(axis, grid), "cubic")[:, 0]
 
     @staticmethod

@@ -87,7 +87,7 @@ class Problem:
         offered = {View.DATA}
         if type(self).residual is not Problem.residual:
             offered |= {View.RESIDUAL, View.BOUNDARY}
-            if self.linear:
+            if self.linear and not self.boundary.has_free:  # a free face leaves too few or too many rows
                 offered.add(View.SYSTEM)
         for view, method in ((View.ENERGY, "energy"), (View.STEP, "step")):
             if hasattr(self, method):
@@ -134,7 +134,7 @@ class Problem:
         flat = derive(points.reshape(-1, self.ndim), request_of(self, cases)[0])
         shaped = {key: value.reshape(*points.shape[:2], -1).unbind(-1) for key, value in flat.items()}
         d = Forward(points, [{key: value[j] for key, value in shaped.items()} for j in range(len(self.outputs))])
-        return self.residual(d, d.u, cases.at(d.x))
+        return d.evaluate(self.residual, cases.at)
 
     def symbol(self, cases: Cases, x: Float[Tensor, "m N d"]) -> Differential:
         """Coefficients of ∂^α u in the residual at points x, shared or one set per case (linear problems)."""
@@ -154,6 +154,8 @@ class Problem:
         interpolation of the stored data. Units as in `BoundaryData`."""
         _, axis, side, kind = next(entry for entry in self.boundary.faces() if entry[0] == face)
         d = Autodiff(x.expand(len(cases), -1, -1))
+        if kind == "free":
+            raise UsageError(f"{type(self).__name__}: face {face} is free, it has no boundary data.")
         exact = self.exact(cases, d.x)
         if exact is None:
             return cases.on_face(face, x)

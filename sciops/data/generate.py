@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from sciops.core.boundary import face_axis
 from sciops.core.cases import Cases
 from sciops.core.config import spec
 from sciops.core.errors import DataError, UsageError
@@ -145,7 +146,7 @@ def _restrict_cases(cases: Cases, grid: Grid, k: int) -> Cases:
     fine = cases.domain
     boundary = {}
     for face, data in cases.boundary.items():
-        axis = "xyz".index(face[0])
+        axis, _ = face_axis(face)
         keep = [j for j in range(fine.ndim) if j != axis]
         for position, j in enumerate(keep):
             index = [slice(None)] * data.dim()

@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from sciops.core.boundary import AXES
+from sciops.core.boundary import axis_names
 from sciops.core.errors import DataError
 from sciops.core.grid import Grid
 from sciops.data.contents import Contents, Source
@@ -41,7 +41,7 @@ def read_header(file: h5py.File, path: str | Path) -> Header:
         )
     own = file["sciops"].attrs
     check_schema(int(own["schema"]) if "schema" in own else None, path)
-    axes = AXES[: int(file.attrs["n_spatial_dims"])]
+    axes = axis_names(int(file.attrs["n_spatial_dims"]))
     grid = Grid(
         tuple(int(file[f"dimensions/{axis}"].shape[0]) for axis in axes),
         tuple(map(float, own["lower"])),

@@ -22,7 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from sciops.core.boundary import AXES
+from sciops.core.boundary import axis_names
 from sciops.core.dataset import Dataset
 from sciops.core.errors import DataError, UsageError
 from sciops.core.problem import Problem
@@ -79,7 +79,7 @@ def stored_inputs(header: Header) -> list[str]:
 
 def _write_header(file: h5py.File, header: Header, count: int, problem: Problem) -> None:
     grid = header.grid
-    axes = AXES[: grid.ndim]
+    axes = axis_names(grid.ndim)
     file.attrs["dataset_name"] = header.name
     file.attrs["grid_type"] = "cartesian"
     file.attrs["n_spatial_dims"] = grid.ndim

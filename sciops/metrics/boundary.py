@@ -21,7 +21,7 @@ OUTWARD_SLOPE = {"node": (1.5, -2.0, 0.5), "cell": (2.0, -3.0, 1.0)}
 
 @dataclass(frozen=True)
 class BoundaryViolation(Metric):
-    """RMS of the boundary-condition violation on each non-periodic face over RMS(y), mean over faces and cases.
+    """RMS of the boundary-condition violation on each face that has a condition over RMS(y), mean over faces and cases.
 
     Dirichlet: u − g, the node's value, or extrapolated to the wall from three cell centres. Neumann: a ∂u/∂n − g by
     one-sided second-order differences, with the coefficient a of the problem's own flux. `per_case` is
@@ -41,6 +41,8 @@ class BoundaryViolation(Metric):
         size = mean_square(y[:, :, None], grid).mean((1, 2)).sqrt()
         columns = []
         for name, axis, side, kind in cases.problem.boundary.faces():
+            if kind == "free":
+                continue
             layout = grid.layout[axis]
             if kind == "dirichlet":
                 value = at_wall(p, axis, side, VALUE[layout])
@@ -60,9 +62,9 @@ class BoundaryViolation(Metric):
             return "needs the cases, which hold the boundary data"
         if len(field.channels) > 1:
             return f"boundary data describe one output channel; the field has {len(field.channels)}"
-        faces = [axis for _, axis, _, _ in cases.problem.boundary.faces()]
+        faces = [axis for _, axis, _, kind in cases.problem.boundary.faces() if kind != "free"]
         if not faces:
-            return "every axis is periodic"
+            return "every axis is periodic or free"
         if min(field.domain.shape[axis] for axis in faces) < 3:
             return f"needs 3 points per axis next to a wall, got {field.domain.describe()}"
         return None

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciops.core.boundary import AXES, Boundary
+from sciops.core.boundary import AXES, Boundary, axis_names
 from sciops.core.calculus import Autodiff
 from sciops.core.cases import Cases
 from sciops.core.errors import UsageError, ViewMissing
@@ -29,7 +29,7 @@ Numbers = Mapping[str, Tensor]
 class Manufactured(Problem):
     """L(u) = f in the box, u = g on its faces, with u known as a formula, f = L(u) and g read off it.
 
-    A subclass is a frozen dataclass with the fields `exact_solution` (a formula in x, y, z and parameters),
+    A subclass is a frozen dataclass with the fields `exact_solution` (a formula in x, y, z, x4, … and parameters),
     `parameters` (name → [low, high], one uniform draw per case from its seed) and, where several make sense, `ndim`;
     it writes `operator`, the left side. f is the operator applied to the formula by automatic differentiation, always
     in float64 and rounded to the type of the cases last; `forcing` may be overridden where a closed form is exact.
@@ -44,18 +44,19 @@ class Manufactured(Problem):
     parameters: Mapping[str, Sequence[float]]
     numbers: tuple[str, ...] = ()
     condition: str = "dirichlet"
+    max_ndim: int = 3
 
     inputs: tuple[Channel, ...] = (Channel("f"),)
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        if self.ndim not in (1, 2, 3):
-            raise UsageError(f"{name} ndim must be 1, 2 or 3; got {self.ndim}.")
+        if not 1 <= self.ndim <= self.max_ndim:
+            raise UsageError(f"{name} ndim must be 1 to {self.max_ndim}; got {self.ndim}.")
         ranges = {}
         for key, limits in self.parameters.items():
             if len(limits) != 2 or not limits[0] <= limits[1]:
                 raise UsageError(f"{name} parameter '{key}' must be [low, high]; got {limits}.")
-            if key in (*AXES, *(channel.name for channel in self.inputs)):
+            if key in (*AXES, *axis_names(self.ndim), *(channel.name for channel in self.inputs)):
                 raise UsageError(f"{name} parameter '{key}' has the name of a coordinate or an input; rename it.")
             ranges[key] = (float(limits[0]), float(limits[1]))
         object.__setattr__(self, "parameters", ranges)  # equal whether it came from Python or from YAML
@@ -179,7 +180,7 @@ def expression_at(
     expression: str, params: Numbers, x: Float[Tensor, "n N d"], fixed: Numbers | None = None
 ) -> Float[Tensor, "n N"]:
     """The formula in x, y, z, the per-case parameters and fixed numbers at the points."""
-    variables = dict(zip(AXES, x.unbind(-1), strict=False)) | dict(fixed or {})
+    variables = dict(zip(axis_names(x.shape[-1]), x.unbind(-1), strict=True)) | dict(fixed or {})
     variables |= {name: value.to(x.dtype)[:, None].expand(x.shape[:2]) for name, value in params.items()}
     return evaluate(expression, variables)
 
@@ -192,9 +193,11 @@ def boundary_data(
     dtype: torch.dtype,
     device: torch.device,
 ) -> dict[str, Float[Tensor, "n *face"]]:
-    """Dirichlet values and outward normal derivatives of the exact solution on every walled face."""
+    """Dirichlet values and outward normal derivatives of the exact solution on every face with a condition."""
     data = {}
     for name, axis, side, kind in boundary.faces():
+        if kind == "free":
+            continue
         others = [grid.axis(j, dtype, device) for j in range(grid.ndim) if j != axis]
         wall = torch.full((1,), (grid.lower, grid.upper)[side][axis], dtype=dtype, device=device)
         mesh = torch.meshgrid(*others[:axis], wall, *others[axis:], indexing="ij")

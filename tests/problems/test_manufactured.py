@@ -173,7 +173,7 @@ def test_cases_that_forgot_their_seeds_have_no_closed_form() -> None:
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: AllenCahn(ndim=4), "ndim must be 1, 2 or 3"),
+        (lambda: AllenCahn(ndim=4), "ndim must be 1 to 3"),
         (lambda: AllenCahn(parameters={"a": [2, 1]}), r"AllenCahn parameter 'a' must be \[low, high\]"),
         (lambda: Helmholtz(parameters={"x": [0, 1]}), "'x' has the name of a coordinate"),
         (lambda: Poisson(exact_solution="f*x", parameters={"f": [0, 1]}), "'f' has the name of a coordinate"),

@@ -25,6 +25,8 @@ class Spectral(Calculus):
         if any(bool((g != 0).any()) for g in (data or {}).values()):
             raise UsageError("Spectral calculus needs homogeneous boundary data; subtract a lift first.")
         for lo, up in boundary.kinds:
+            if "free" in (lo, up):
+                raise UsageError("Spectral calculus has no series for an axis with a free face; use Stencil.")
             if lo != up:
                 raise UsageError(f"Spectral calculus needs the same condition at both ends of an axis; got {lo}/{up}.")
         self.grid, self.boundary = grid, boundary

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciops.core.boundary import AXES, Boundary
+from sciops.core.boundary import Boundary, face_name
 from sciops.core.calculus.base import Calculus
 from sciops.core.errors import UsageError
 from sciops.core.grid import Grid
@@ -27,6 +27,8 @@ class Stencil(Calculus):
                the result is zero and is not an equation
     =========  =============================================  ==========================================
 
+    Free faces are extrapolated to second order: fluxes quadratically, first differences from three points; they need
+    three points along their axis for first and four for second derivatives. ∂³ is offered on periodic axes.
     Order 2 for smooth a and u. Coefficients are arrays of the grid's shape, or per-case numbers (n, 1, …).
     """
 
@@ -80,7 +82,7 @@ class Stencil(Calculus):
         return weights[self.interior]
 
     def _data(self, axis: int, side: int, like: Tensor) -> Tensor:
-        value = self.data.get(f"{AXES[axis]}{side}")
+        value = self.data.get(face_name(axis, side))
         if value is None:
             return torch.zeros_like(like)
         return value.to(like.dtype).unsqueeze(axis + 1).expand_as(like)
@@ -115,6 +117,8 @@ class Stencil(Calculus):
                 g = self._data(axis, side, wall_u[side])
                 if kinds[side] == "neumann":
                     walls.append(sign * g)
+                elif kinds[side] == "free":
+                    walls.append(self._extrapolated(inner, dim, side))
                 elif layout == "cell":
                     walls.append(sign * wall_a[side] * (g - wall_u[side]) * (2 / h))
                 else:  # Dirichlet node: no equation in this row
@@ -127,6 +131,14 @@ class Stencil(Calculus):
                     difference.select(dim, -side).mul_(2.0)  # half control volume
         return difference
 
+    def _extrapolated(self, inner: Tensor, dim: int, side: int) -> Tensor:
+        """Wall flux from the three nearest fluxes."""
+        m = inner.shape[dim]
+        if m < 3:
+            raise UsageError(f"Stencil: an axis with a free face needs at least 4 points; got {m + 1}.")
+        near = [inner.narrow(dim, k if side == 0 else m - 1 - k, 1) for k in range(3)]
+        return 3 * near[0] - 3 * near[1] + near[2]
+
     def _mean(self, left: Any, right: Any) -> Any:
         if self.face == "harmonic":
             return 2 * left * right / (left + right)
@@ -136,9 +148,16 @@ class Stencil(Calculus):
         axes = [axis for axis, times in enumerate(order) if times]
         if not axes:
             return u
-        if len(axes) > 1 or max(order) > 2:
-            raise UsageError(f"Stencil offers ∂ and ∂² along one axis, not order {order}; use the Spectral calculus.")
         axis = axes[0]
+        third = order[axis] == 3 and self.grid.layout[axis] == "periodic"
+        if len(axes) > 1 or (max(order) > 2 and not third):
+            raise UsageError(
+                f"Stencil offers ∂ and ∂² along one axis, and ∂³ along a periodic one, not order {order} on a "
+                f"{self.grid.describe()} grid; use the Spectral calculus."
+            )
+        if third:  # the central difference of order 2, (u_{i+2} − 2u_{i+1} + 2u_{i−1} − u_{i−2})/2h³
+            far, near = (u.roll(-k, axis + 1) - u.roll(k, axis + 1) for k in (2, 1))
+            return (far - 2 * near) / (2 * self.grid.spacing[axis] ** 3)
         return self._flux_difference(1.0, u, axis) if order[axis] == 2 else self._central(u, axis)
 
     def _central(self, u: Tensor, axis: int) -> Tensor:
@@ -154,6 +173,10 @@ class Stencil(Calculus):
                 ghosts.append(u.narrow(dim, (1 - side) * (n - 1), 1))
             elif kinds[side] == "neumann":
                 ghosts.append(edge + h * g if layout == "cell" else inside + 2 * h * g)
+            elif kinds[side] == "free":
+                if n < 3:
+                    raise UsageError(f"Stencil: an axis with a free face needs at least 3 points; got {n}.")
+                ghosts.append(3 * edge - 3 * inside + u.narrow(dim, 2 if side == 0 else n - 3, 1))
             else:  # Dirichlet: reflect through the wall; on nodes this makes the (unused) boundary row one-sided
                 ghosts.append(2 * (g if layout == "cell" else edge) - (edge if layout == "cell" else inside))
         padded = torch.cat([ghosts[0], u, ghosts[1]], dim)
