@@ -66,6 +66,9 @@ class Darcy(Problem):
     def residual(self, d: Any, u: Any, c: Any) -> Any:
         return -d.div_flux(c.a, u) - c.f
 
+    def energy(self, d: Any, u: Any, c: Any) -> Any:
+        return 0.5 * c.a * sum(g**2 for g in d.grad(u)) - c.f * u
+
     def sample(
         self,
         seeds: Sequence[int],
