@@ -1,9 +1,11 @@
 """Boundary facts of a problem: which condition holds on which face of the box."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -45,6 +47,33 @@ BoundaryData = Mapping[str, Float[Tensor, "n ..."]]
 
 Dirichlet: u itself. Neumann: the outward conormal flux a ∂u/∂n (for the Laplacian, ∂u/∂n). Free: none.
 """
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition on one unknown on one face, at points: u_output = g ("dirichlet") or ∂u_output/∂n = g ("neumann").
+
+    data     (cases, points (n, N, d)) ↦ g (n, N); None: zero
+    weight   points (n, N, d) ↦ factor (n, N) of the squared residual in a loss, as published; None: one
+    """
+
+    face: str
+    output: int = 0
+    kind: str = "dirichlet"
+    data: Callable[[Any, Tensor], Tensor] | None = None
+    weight: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def axis(self) -> int:
+        return face_axis(self.face)[0]
+
+    @property
+    def side(self) -> int:
+        return face_axis(self.face)[1]
+
+    def values(self, cases: Any, x: Float[Tensor, "n N d"]) -> Float[Tensor, "n N"]:
+        """g at points of the face."""
+        return torch.zeros_like(x[..., 0]) if self.data is None else self.data(cases, x)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciops.core.boundary import Boundary
+from sciops.core.boundary import Boundary, Condition
 from sciops.core.calculus import Autodiff, Differential, Forward, Jet, Spectral, State, Stencil, Symbol, request_of
 from sciops.core.cases import Cases
 from sciops.core.errors import UsageError, ViewMissing
@@ -117,10 +117,11 @@ class Problem:
     def residual_at(
         self,
         cases: Cases,
-        u: Callable[[Float[Tensor, "n N d"]], Float[Tensor, "n N"]],
+        u: Callable[[Float[Tensor, "n N d"]], Any],
         x: Float[Tensor, "m N d"],
-    ) -> Float[Tensor, "n N"]:
-        """R(u) at scattered points (shared by the cases or one set each), by automatic differentiation of u.
+    ) -> Any:
+        """R(u) (n, N) at scattered points (shared by the cases or one set each), by automatic differentiation of u; one
+        array per equation where there are several.
 
         Where u is a trial function of points (`u.derivatives`, one function for all cases), its own forward pass makes
         the derivatives; otherwise reverse passes do.
@@ -162,6 +163,19 @@ class Problem:
         if kind == "dirichlet":
             return exact[:, 0].detach()
         return d.gradient(exact[:, 0])[..., axis].detach() * (1.0 if side else -1.0)
+
+    def conditions(self) -> list[Condition]:
+        """Conditions on the faces, unknown by unknown; periodic axes and free faces have none.
+
+        With one output they follow from `boundary` and `boundary_at`; with several, a subclass writes them.
+        """
+        if len(self.outputs) > 1:
+            raise ViewMissing(f"{type(self).__name__} has several unknowns: it must list its own conditions().")
+
+        def data(face: str) -> Callable[[Cases, Tensor], Tensor]:
+            return lambda cases, x: self.boundary_at(cases, face, x)
+
+        return [Condition(name, 0, kind, data(name)) for name, _, _, kind in self.boundary.faces() if kind != "free"]
 
     def unknowns(self, grid: Grid, u: Float[Tensor, "n *s"]) -> Float[Tensor, "n *m"]:
         """Values at the unknowns: all points minus boundary nodes that hold Dirichlet values."""
