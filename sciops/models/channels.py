@@ -59,8 +59,8 @@ class Plan:
 
 
 def bend(
-    phi: Smooth, plan: Plan, z: Float[Tensor, "N w"], t: Float[Tensor, "k N w"]
-) -> tuple[Float[Tensor, "N w"], Float[Tensor, "k N w"]]:
+    phi: Smooth, plan: Plan, z: Float[Tensor, "N w"], t: Float[Tensor, "k #N w"]
+) -> tuple[Float[Tensor, "N w"], Float[Tensor, "k #N w"]]:
     """An activation on value and derivatives: Faà di Bruno's formula up to third order."""
     jets = phi.jet(z, plan.order)
     if plan.order == 0:

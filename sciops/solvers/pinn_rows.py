@@ -39,7 +39,7 @@ class Sites:
         columns = {key: value[None].unbind(-1) for key, value in table.items()}
         count = len(self.problem.outputs)
         d = Forward(self._leaf, [{key: value[j] for key, value in columns.items()} for j in range(count)])
-        found = self.problem.residual(d, d.u, self._inputs)
+        found = d.evaluate(self.problem.residual, lambda _: self._inputs)
         return [r[0] for r in (found if isinstance(found, tuple | list) else (found,))]
 
 

@@ -1,6 +1,6 @@
 """Derivatives that were computed together with the function: the calculus of networks that propagate them forward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,14 +31,19 @@ class Forward(Calculus):
     """Hands out derivatives that a network made in one forward pass; `u` is one tensor, or a tuple of several unknowns.
 
     Expressions e of them are differentiated totally, D_j e = ∂e/∂x_j + Σ_α (∂e/∂u_α) u_{α+e_j}, by a reverse pass
-    that ends at the given derivatives. `x` must not be what the network was evaluated at with gradients: `d.x` carries the
-    explicit dependence of coefficients on the points alone.
-    Fails with UsageError where the residual asks for a derivative that was not requested (see `request_of`).
+    that ends at the given derivatives. `x` must not be what the network was evaluated at with gradients: `d.x` carries
+    the explicit dependence of coefficients on the points alone. Derivatives that came without gradients (frozen
+    networks, `no_grad`) become leaves, so that residuals mean the same there; read them by `evaluate`.
+    Fails with UsageError where the residual asks for a derivative that was not requested (see `request_of`), or
+    differentiates an expression while gradients are disabled.
     """
 
     def __init__(self, x: Float[Tensor, "n N d"], unknowns: Sequence[Table]) -> None:
         self.x = x if x.requires_grad and x.is_leaf else x.detach().clone().requires_grad_(True)
-        self.unknowns: list[dict[Key, Tensor]] = [dict(table) for table in unknowns]
+        self.unknowns: list[dict[Key, Tensor]] = [
+            {key: v if v.requires_grad else v.detach().requires_grad_(True) for key, v in table.items()}
+            for table in unknowns
+        ]
         self.explicit = False  # whether a coefficient was differentiated in x
 
     @property
@@ -49,6 +54,16 @@ class Forward(Calculus):
     def u(self) -> Any:
         values = tuple(self._known(j, (0,) * self.ndim) for j in range(len(self.unknowns)))
         return values[0] if len(values) == 1 else values
+
+    def evaluate(self, residual: Callable[["Forward", Any, Any], Any], inputs: Callable[[Tensor], Any]) -> Any:
+        """residual(d, u, inputs(x)), with the gradients that it needs inside and without them where they are disabled
+        outside."""
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            found = residual(self, self.u, inputs(self.x))
+        if wanted:
+            return found
+        return tuple(r.detach() for r in found) if isinstance(found, tuple | list) else found.detach()
 
     def _known(self, j: int, key: Key) -> Tensor:
         if key not in self.unknowns[j]:
@@ -67,6 +82,7 @@ class Forward(Calculus):
         found = self._find(e)
         if found is not None:
             return self._known(found[0], _raised(found[1], axis))
+        _needs_gradients(e)
         if not isinstance(e, Tensor) or not e.requires_grad:
             return torch.zeros_like(self.x[..., 0])
         entries = [(j, key, value) for j, table in enumerate(self.unknowns) for key, value in table.items()]
@@ -104,6 +120,7 @@ class Forward(Calculus):
 
     def div_flux(self, a: Float[Tensor, "#n #N"] | float, u: Float[Tensor, "n N"]) -> Float[Tensor, "n N"]:
         total = a * self.laplacian(u)
+        _needs_gradients(a)
         if isinstance(a, Tensor) and a.requires_grad:
             whole = a.expand(self.x.shape[:-1])
             for axis in range(self.ndim):
@@ -129,8 +146,9 @@ class _Recorder(Forward):
         return self._known(j, LAPLACIAN) if self.collapse else None
 
 
-class _Uncollapsible(Exception):
-    pass
+class _Uncollapsible(UsageError):
+    def __init__(self) -> None:
+        super().__init__("Forward: the residual differentiates Δu; ask the network for second derivatives instead.")
 
 
 def request_of(problem: "Problem", case: "Cases") -> tuple[Request, bool]:
@@ -141,11 +159,16 @@ def request_of(problem: "Problem", case: "Cases") -> tuple[Request, bool]:
     for collapse in (True, False):
         d = _Recorder(x, len(problem.outputs), collapse)
         try:
-            problem.residual(d, d.u, case[:1].at(d.x))
+            d.evaluate(problem.residual, case[:1].at)
         except _Uncollapsible:
             continue
         return frozenset(key for table in d.unknowns for key in table), d.explicit
     raise AssertionError("a request without collapsed sums always exists")
+
+
+def _needs_gradients(e: Any) -> None:
+    if isinstance(e, Tensor) and not torch.is_grad_enabled():
+        raise UsageError("Forward differentiates expressions by reverse passes; evaluate the residual by d.evaluate.")
 
 
 def _raised(key: Key, axis: int) -> Order:
