@@ -1,0 +1,275 @@
+"""Physics-informed neural networks: the residual of the equation at points, driven to zero by second-order steps."""
+
+import copy
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sciops.core.calculus import Order
+from sciops.core.config import build
+from sciops.core.errors import UsageError
+from sciops.core.linear import Status
+from sciops.core.random import case_seed, generator
+from sciops.core.solver import Budget
+from sciops.models.hard_boundary import HardBoundary
+from sciops.models.mlp import MLP
+from sciops.models.trial import Trial
+from sciops.solvers.collocation import Answer, CollocationSolver, Equation, Function, relative_residual
+from sciops.solvers.pinn_initialisation import SourceDraw, localise
+from sciops.solvers.pinn_lift import Transfinite, vanishes
+from sciops.solvers.pinn_rows import Sites, TrialRows, ValueRows
+from sciops.solvers.pinn_training import Population, Stage, Training
+from sciops.solvers.samplers.base import Sampler
+
+Config = Mapping[str, Any] | str
+CHECKS = 4000
+"""Held-out points: half uniform, half from the square of the source."""
+UNFINISHED = 1e-3
+
+
+class PINN(CollocationSolver):
+    """R(u_θ) = 0 at points, u_θ a network; min over θ of the mean square residual, by damped Gauss–Newton steps."""
+
+    def __init__(
+        self,
+        network: Config | None = None,
+        optimiser: str | Config | Sequence[Config | str] = "gauss_newton",
+        sampler: Config | None = None,
+        width: int = 24,
+        depth: int = 3,
+        activation: str = "tanh",
+        points: int | None = None,
+        max_points: int | None = None,
+        every: int = 4,
+        population: str = "steady",
+        uniform: float = 0.5,
+        importance: bool = False,
+        boundary: str = "auto",
+        boundary_weight: float = 100.0,
+        boundary_points: int = 200,
+        initialisation: str = "source",
+        max_steps: int = 300,
+        tolerance: float = 1e-7,
+        threshold: float = 1e-2,
+        clock: str = "wall",
+        seed: int = 0,
+    ) -> None:
+        if boundary not in ("auto", "hard", "soft"):
+            raise UsageError(f"boundary must be auto, hard or soft; got '{boundary}'.")
+        if initialisation not in ("source", "network"):
+            raise UsageError(f"initialisation must be source or network (its own); got '{initialisation}'.")
+        if clock not in ("wall", "cpu"):
+            raise UsageError(f"clock must be wall or cpu; got '{clock}'.")
+        for name, value in (("width", width), ("depth", depth), ("max_steps", max_steps), ("every", every)):
+            if value < 1:
+                raise UsageError(f"{name} must be 1 or more; got {value}.")
+        self.network, self.sampler, self.stages = network, sampler, stages_of(optimiser)
+        self.width, self.depth, self.activation = width, depth, activation
+        self.points, self.max_points, self.every = points, max_points, every
+        self.population, self.uniform, self.importance = population, uniform, importance
+        self.boundary, self.boundary_weight, self.boundary_points = boundary, boundary_weight, boundary_points
+        self.initialisation, self.max_steps, self.tolerance = initialisation, max_steps, tolerance
+        self.threshold, self.clock, self.seed = threshold, clock, seed
+
+    def training(self, equation: Equation) -> Training:
+        """The network and its training for one case, before the first step."""
+        net = self._network(equation)
+        trial, soft = self._impose(equation, net)
+        start = self._zero(trial)
+        random = generator(case_seed(self.seed, 0, "pinn source"))
+        draw = SourceDraw(lambda x: _residual(equation, start, x), equation.lower, equation.upper, CHECKS // 2, random)
+        if self.initialisation == "source":
+            localise(net, draw, random)
+        self.check = torch.cat([equation.interior_points(CHECKS // 2, random), draw.x])
+        scale = self._scale(equation, start, random)
+        count = sum(p.numel() for p in trial.parameters() if p.requires_grad)
+        first = self.points or max(1000, 2 * count)
+        population = Population(
+            first, self.max_points or 2 * first, every=self.every, uniform=self.uniform, policy=self.population
+        )
+        return Training(
+            equation, trial, self._sampler(equation), self.stages, population, soft, scale, self.importance, self.seed
+        )
+
+    def solve_case(self, equation: Equation, budget: Budget) -> Answer:
+        begun, clock = time.perf_counter(), time.process_time if self.clock == "cpu" else time.perf_counter
+        started = clock()
+        training = self.training(equation)
+        steps = self.max_steps if budget.maxiter is None else min(self.max_steps, budget.maxiter)
+        trace: list[tuple[float, Function]] = []
+        tolerance, late, snapshot = budget.tol or self.tolerance, False, 1
+        residual = math.inf
+        while training.steps < steps and not training.done:
+            if budget.seconds is not None and clock() - started > 0.95 * budget.seconds:
+                late = True
+                break
+            training.step()
+            if training.steps == snapshot:
+                trace.append((time.perf_counter() - begun, Snapshot(training.trial)))
+                snapshot = math.ceil(1.3 * snapshot)
+            if training.steps % self.every == 0:
+                residual = self._residual(equation, training.trial)
+                if residual < tolerance or training.stalls >= 5:
+                    break
+        return self._answer(equation, training, trace, tolerance, late, steps)
+
+    def _answer(
+        self,
+        equation: Equation,
+        training: Training,
+        trace: list[tuple[float, Function]],
+        tolerance: float,
+        late: bool,
+        steps: int,
+    ) -> Answer:
+        residual = self._residual(equation, training.trial)
+        status, advice = Status.OK, ""
+        if not residual <= self.threshold:
+            status = Status.UNRESOLVED
+        elif late and residual > tolerance:
+            status = Status.BUDGET
+        elif steps < self.max_steps and residual > tolerance:
+            status = Status.MAX_ITER
+        if training.status == "nonfinite":
+            advice = "The loss became infinite or NaN; the answer is the best network before: lower the learning rate."
+            status = Status.DIVERGED
+        stats = {
+            "steps": training.steps,
+            "loss": training.losses[-1] if training.losses else math.nan,
+            "points": len(training.points),
+            "parameters": int(training.theta.numel()),
+        }
+        for name in ("beta", "chi"):
+            if hasattr(training.sampler, name):
+                stats[name] = float(getattr(training.sampler, name))
+        return Answer(
+            Snapshot(training.trial),
+            status,
+            residual=residual,
+            advice=advice,
+            iterations=training.steps,
+            points=len(training.points),
+            trace=trace,
+            stats=stats,
+        )
+
+    # ---- parts
+
+    def _network(self, equation: Equation) -> Trial:
+        box = {"lower": equation.lower.tolist(), "upper": equation.upper.tolist()}
+        channels = len(equation.problem.outputs)
+        if self.network is None:
+            net: Trial = MLP(equation.ndim, channels, self.width, self.depth, self.activation, **box, seed=self.seed)
+        else:
+            config = {"class_path": self.network} if isinstance(self.network, str) else dict(self.network)
+            given = {"ndim": equation.ndim, "channels": channels, **box, "seed": self.seed}
+            net = build({**config, "init_args": given | dict(config.get("init_args") or {})}, Trial)
+        return net.to(equation.lower.device)
+
+    def _sampler(self, equation: Equation) -> Sampler:
+        if self.sampler is not None:
+            return build(dict(self.sampler) if isinstance(self.sampler, Mapping) else self.sampler, Sampler)
+        name = "oracle.Oracle" if equation.ndim <= 3 else "rad.RAD"
+        return build(f"sciops.solvers.samplers.{name}", Sampler)
+
+    def _impose(self, equation: Equation, net: Trial) -> tuple[Trial, list[TrialRows]]:
+        """The trial function that satisfies what can be imposed, and the rows of the other conditions."""
+        dirichlet = [face for face in equation.faces if face.kind == "dirichlet"]
+        zero = vanishes(equation, dirichlet)
+        hard = self.boundary == "hard" or (self.boundary == "auto" and (equation.ndim <= 3 or zero))
+        trial, soft = net, equation.faces
+        if hard and dirichlet:
+            if equation.ndim > 6 and not zero:
+                raise UsageError(
+                    f"boundary='hard' takes data that are not zero in up to 6 dimensions; got {equation.ndim}: use soft."
+                )
+            lift = None if zero else Transfinite(equation, dirichlet)
+            sides = [(face.axis, face.side) for face in dirichlet]
+            trial = HardBoundary(net, equation.lower.tolist(), equation.upper.tolist(), sides, lift)
+            soft = [face for face in equation.faces if face.kind != "dirichlet"]
+        random = generator(case_seed(self.seed, 0, "pinn boundary"))
+        rows: list[TrialRows] = []
+        for face in soft:
+            x = equation.face_points(face, self.boundary_points, random)
+            order = tuple(int(face.kind == "neumann" and j == face.axis) for j in range(equation.ndim))
+            sign = -1.0 if face.kind == "neumann" and face.side == 0 else 1.0
+            data = equation.boundary_rows(face, x).rhs
+            rows.append(ValueRows(trial, x, data, order, sign, weight=self.boundary_weight))
+        return trial, rows
+
+    def _zero(self, trial: Trial) -> Trial:
+        """The trial function of the zero network: the lift of the boundary data."""
+        start = copy.deepcopy(trial)
+        with torch.no_grad():
+            for p in start.parameters():
+                p.zero_()
+        return start
+
+    def _scale(self, equation: Equation, start: Trial, random: torch.Generator) -> float:
+        """Root mean square residual of the zero network in the box; 1 where it vanishes."""
+        x = equation.interior_points(20_000, random)
+        rms = float(_residual(equation, start, x).square().mean().sqrt())
+        return rms if math.isfinite(rms) and rms > 0 else 1.0
+
+    def _residual(self, equation: Equation, trial: Trial) -> float:
+        state = State(trial, self.check)
+        return relative_residual(equation, self.check, state)
+
+
+class State:
+    """Derivatives of a trial function at points by order, made as they are asked for."""
+
+    def __init__(self, trial: Trial, x: Float[Tensor, "N d"], channel: int = 0) -> None:
+        self.trial, self.x, self.channel = trial, x, channel
+        self.known: dict[Order, Tensor] = {}
+
+    def __call__(self, order: Order) -> Float[Tensor, " N"]:
+        if order not in self.known:
+            with torch.no_grad():
+                found = self.trial.derivatives(self.x, frozenset({order}))[order][:, self.channel]
+            self.known[order] = found.detach()
+        return self.known[order]
+
+
+class Snapshot:
+    """u as it was: a copy of the trial function, as a function of points."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = copy.deepcopy(trial)
+
+    def __call__(self, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
+        with torch.no_grad():
+            return self.trial(x)[:, 0]
+
+
+def _residual(equation: Equation, trial: Trial, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
+    """√Σ r² of the equation's residuals at points."""
+    parts = []
+    for piece in x.split(8192):
+        sites = Sites(equation.case, piece)
+        with torch.no_grad():
+            rows = sites.residuals(trial.derivatives(sites.x, sites.request))
+        parts.append(rows[0].detach() if len(rows) == 1 else torch.stack([r.detach() for r in rows]).norm(dim=0))
+    return torch.cat(parts)
+
+
+def stages_of(given: str | Config | Sequence[Config | str]) -> list[Stage]:
+    """Optimisers in their order: "adam", {"name": "adam", "steps": 1000, "lr": 1e-3}, or a list of those."""
+    entries = [given] if isinstance(given, str | Mapping) else list(given)
+    stages = []
+    for entry in entries:
+        if isinstance(entry, str):
+            stages.append(Stage(entry))
+            continue
+        options = dict(entry)
+        if "name" not in options:
+            raise UsageError(f"An optimiser stage needs a name and takes steps and options beside it; got {options}.")
+        stages.append(Stage(options.pop("name"), steps=options.pop("steps", None), options=options))
+    if not stages:
+        raise UsageError("optimiser is an empty list; name at least one.")
+    return stages
