@@ -3,7 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,6 @@ from sciops.core.errors import UsageError
 from sciops.numerics.least_squares import Chunked, LeastSquares, Linearisation, MatrixFree
 from sciops.numerics.optimisers.normal_equations import DampedNormal, Dual, NystromCG, Primal
 
-Form = Literal["auto", "primal", "woodbury", "cg"]
 FORMS = ("auto", "primal", "woodbury", "cg")
 
 DIRECT = 8000
@@ -55,7 +54,7 @@ class GaussNewton:
     """θ ← θ − (JᵀJ + μI)⁻¹Jᵀr, which for a linear equation is the energy natural gradient of its residual.
 
     Method: one Jacobian a step, its Gram matrix reused for every μ tried; a step is taken only if the loss on the same
-    points falls; then μ ← μ/`decrease`, else μ ← μ·`increase`. Damping by I, not by diag JᵀJ: measured better here.
+    points falls; then μ ← μ/`decrease`, else μ ← μ·`increase` (more after four rejections).
     `form`: "primal" (Cholesky of JᵀJ), "woodbury" (of JJᵀ), "cg" (Nyström-preconditioned conjugate gradients, products
     only where the problem offers `linearise`), "auto": the smaller matrix, cg where that exceeds 8000.
     `accelerate`: geodesic acceleration; the step is v + a/2, a = −(JᵀJ + μI)⁻¹Jᵀ r_vv with r_vv the second directional
@@ -72,13 +71,13 @@ class GaussNewton:
         self,
         theta: Float[Tensor, " P"],
         mu: float = 1e-4,
-        form: Form = "auto",
+        form: str = "auto",
         accelerate: bool = False,
         halvings: int = 0,
         decrease: float = 10.0,
         increase: float = 4.0,
         floor: float = 1e-18,
-        tries: int = 12,
+        tries: int = 16,
         ratio: float = 0.75,
         reach: float = 0.1,
         memory: float = 4e9,
@@ -123,7 +122,8 @@ class GaussNewton:
                     # A shortened step says that the model reached too far: the damping stays.
                     self.mu = max(used / self.decrease if share == 1 else used, self.floor)
                     return done(loss, used, share * float(move.norm()), tried, "ok")
-            mu = max(used * self.increase, self.floor)
+            # Rejection after rejection means that μ is orders too small: grow faster from the fifth on.
+            mu = max(used * self.increase * 2.0 ** max(0, tried - 4), self.floor)
             if not mu < CEILING:
                 break
         self.mu = min(mu, CEILING)
@@ -140,7 +140,7 @@ class GaussNewton:
             if rows > P and 8 * rows * P > self.memory:
                 return Primal.summed(problem, theta)
         r, J = problem.jacobian(theta)
-        form: str = self.form
+        form = self.form
         if form == "auto":
             form = "cg" if min(J.shape) > DIRECT else "primal" if len(r) >= P else "woodbury"
         if form == "cg":

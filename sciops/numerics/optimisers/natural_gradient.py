@@ -2,7 +2,7 @@
 
 import math
 import time
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from sciops.numerics.optimisers.gauss_newton import CEILING, Step, require_float
 from sciops.numerics.optimisers.normal_equations import DampedNormal, Dual, Primal
 
 
+@runtime_checkable
 class Energy(Protocol):
     """E(θ) on frozen points, and its tangent (E, ∂E/∂θ, F) with the metric G = FᵀF, F (M, P).
 
@@ -41,7 +42,7 @@ class EnergyNaturalGradient:
         self,
         theta: Float[Tensor, " P"],
         mu: float = 1e-4,
-        form: Literal["auto", "primal", "woodbury"] = "auto",
+        form: str = "auto",
         halvings: int = 30,
         decrease: float = 10.0,
         increase: float = 4.0,

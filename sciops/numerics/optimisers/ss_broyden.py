@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -61,7 +61,7 @@ class SSBroyden(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[Any],
-        method: Literal["ss_broyden", "bfgs"] = "ss_broyden",
+        method: str = "ss_broyden",
         max_iter: int = 20,
         tolerance: float = 0.0,
         sufficient: float = 1e-4,
