@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from sciops.core.errors import UsageError
-from sciops.solvers.samplers import RAD, Points, Sampler, Uniform, UniformResample
+from sciops.solvers.samplers import R3, RAD, RARD, Oracle, Points, Sampler, Uniform, UniformResample
 
 BOX = ([-1.0, 0.0], [1.0, 3.0])
-EVERY = [Uniform, UniformResample, lambda: RAD(pool=4000)]
+EVERY = [Uniform, UniformResample, lambda: RAD(pool=4000), lambda: RARD(pool=4000), lambda: Oracle(cells=400), R3]
 
 
 def bump(x: torch.Tensor) -> torch.Tensor:
@@ -26,7 +26,9 @@ def run(sampler: Sampler, seed: int, n: int = 200, rounds: int = 3) -> list[Poin
 def test_seeds(make) -> None:
     first, second, third = run(make(), 5), run(make(), 5), run(make(), 6)
     for a, b in zip(first, second, strict=True):
-        assert torch.equal(a.x, b.x) and torch.equal(a.density, b.density)
+        assert torch.equal(a.x, b.x)
+        assert (a.density is None) == (b.density is None)
+        assert a.density is None or torch.equal(a.density, b.density)
     assert not torch.equal(first[-1].x, third[-1].x)
 
 
