@@ -55,13 +55,28 @@ class Plan:
         return len(self.first) + len(self.second) + self.third.index(axes)
 
     def row_of(self, key: Key) -> int:
-        return len(self) - 1 if isinstance(key, str) else self.row(axes_of(key))
+        """Channel of a key, the value being channel 0."""
+        if isinstance(key, str):
+            return len(self)
+        return 1 + self.row(axes_of(key)) if any(key) else 0
+
+
+def unit_seeds(plan: Plan, x: Float[Tensor, "N d"]) -> Float[Tensor, "k 1 d"]:
+    """The derivative channels of x itself along the axes: the same at all points."""
+    t = x.new_zeros(len(plan), 1, x.shape[1])
+    for row, j in enumerate(plan.first):
+        t[row, 0, j] = 1
+    return t
 
 
 def bend(
-    phi: Smooth, plan: Plan, z: Float[Tensor, "N w"], t: Float[Tensor, "k #N w"]
+    phi: Smooth, plan: Plan, z: Float[Tensor, "N w"], t: Float[Tensor, "k #N w"], form: Tensor | None = None
 ) -> tuple[Float[Tensor, "N w"], Float[Tensor, "k #N w"]]:
-    """An activation on value and derivatives: Faà di Bruno's formula up to third order."""
+    """An activation on value and derivatives: Faà di Bruno's formula up to third order.
+
+    The collapsed channel is Σ_ij A_ij ∂_i ∂_j over the directions of the first derivatives, A the identity or `form`,
+    (D, D) or one per point (N, D, D).
+    """
     jets = phi.jet(z, plan.order)
     if plan.order == 0:
         return jets[0], t
@@ -75,8 +90,17 @@ def bend(
         ij, ik, jk = (t[plan.row(tuple(sorted(p)))] for p in ((axes[0], axes[1]), (axes[0], axes[2]), axes[1:]))
         parts.append((jets[1] * own + jets[2] * (ij * w + ik * v + jk * u) + jets[3] * u * v * w)[None])
     if plan.collapsed:
-        parts.append((jets[1] * t[-1] + jets[2] * first.square().sum(0))[None])
+        parts.append((jets[1] * t[-1] + jets[2] * quadratic(first, form))[None])
     return jets[0], torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def quadratic(first: Float[Tensor, "D #N w"], form: Tensor | None) -> Float[Tensor, "#M w"]:
+    """Σ_ij A_ij J_i J_j of every neuron at every point."""
+    if form is None:
+        return first.square().sum(0)
+    if form.dim() == 2:
+        return (torch.tensordot(form, first, 1) * first).sum(0)
+    return (torch.einsum("nij,jnw->inw", form, first.expand(-1, len(form), -1)) * first).sum(0)
 
 
 def axes_of(order: Order) -> Axes:

@@ -25,9 +25,12 @@ class Embedding(nn.Module):
     width: int
 
     def forward(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N m"]:
-        return self.carry(x, Plan.of(frozenset(), self.ndim))[0]
+        return self.carry(x, x.new_zeros(0, 1, self.ndim), Plan((), (), (), False))[0]
 
-    def carry(self, x: Float[Tensor, "N d"], plan: Plan) -> Carried:
+    def carry(
+        self, x: Float[Tensor, "N d"], t: Float[Tensor, "k #N d"], plan: Plan, form: Tensor | None = None
+    ) -> Carried:
+        """Features and their derivative channels from those of x, `t`."""
         raise NotImplementedError
 
 
@@ -43,11 +46,10 @@ class Scaled(Embedding):
         self.middle: Tensor
         self.scale: Tensor
 
-    def carry(self, x: Float[Tensor, "N d"], plan: Plan) -> Carried:
-        t = x.new_zeros(len(plan), 1, self.width)
-        for row, j in enumerate(plan.first):
-            t[row, 0, j] = self.scale[j]
-        return (x - self.middle) * self.scale, t
+    def carry(
+        self, x: Float[Tensor, "N d"], t: Float[Tensor, "k #N d"], plan: Plan, form: Tensor | None = None
+    ) -> Carried:
+        return (x - self.middle) * self.scale, t * self.scale
 
 
 class Periodic(Embedding):
@@ -83,15 +85,14 @@ class Periodic(Embedding):
         self.phases: Tensor
         self.sine = Sine()
 
-    def carry(self, x: Float[Tensor, "N d"], plan: Plan) -> Carried:
-        t = x.new_zeros(len(plan), 1, self.ndim)
-        for row, j in enumerate(plan.first):
-            t[row, 0, j] = 1
+    def carry(
+        self, x: Float[Tensor, "N d"], t: Float[Tensor, "k #N d"], plan: Plan, form: Tensor | None = None
+    ) -> Carried:
         z = torch.nn.functional.linear(x, self.frequencies, self.phases)
-        waves, slopes = bend(self.sine, plan, z, torch.nn.functional.linear(t, self.frequencies))
+        waves, slopes = bend(self.sine, plan, z, torch.nn.functional.linear(t, self.frequencies), form)
         if not self.kept:
             return waves, slopes
-        value, seeds = self.others.carry(x, plan)
+        value, seeds = self.others.carry(x, t, plan)
         seeds = seeds[..., self.kept].expand(-1, len(x), -1)
         return torch.cat([waves, value[:, self.kept]], 1), torch.cat([slopes.expand(-1, len(x), -1), seeds], 2)
 
@@ -124,10 +125,12 @@ class Fourier(Embedding):
         self.phases: Tensor
         self.sine = Sine()
 
-    def carry(self, x: Float[Tensor, "N d"], plan: Plan) -> Carried:
-        h, t = self.inner.carry(x, plan)
+    def carry(
+        self, x: Float[Tensor, "N d"], t: Float[Tensor, "k #N d"], plan: Plan, form: Tensor | None = None
+    ) -> Carried:
+        h, t = self.inner.carry(x, t, plan, form)
         z = torch.nn.functional.linear(h, self.frequencies, self.phases)
-        return bend(self.sine, plan, z, torch.nn.functional.linear(t, self.frequencies))
+        return bend(self.sine, plan, z, torch.nn.functional.linear(t, self.frequencies), form)
 
 
 def embed(

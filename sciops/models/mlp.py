@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from sciops.core.calculus.forward import Key, Request
 from sciops.core.errors import UsageError
 from sciops.models.activations import Smooth, activation
-from sciops.models.channels import Plan, bend, orders_up_to
+from sciops.models.channels import Plan, bend, orders_up_to, unit_seeds
 from sciops.models.embeddings import Embedding, Scaled
+from sciops.models.fused import curve
 from sciops.models.trial import Linear, Tape, Trial
 
 __all__ = ["MLP", "Plan", "bend", "orders_up_to"]
@@ -84,14 +85,27 @@ class MLP(Trial):
         if any(not isinstance(key, str) and sum(key) > 3 for key in request):
             return super().derivatives(x, request, tape)
         plan = Plan.of(request, self.ndim)
-        h, t = self.embedding.carry(x, plan)
+        channels = self.propagate(x, unit_seeds(plan, x), plan, tape)
+        return {key: channels[plan.row_of(key)] for key in request}
+
+    def propagate(
+        self,
+        x: Float[Tensor, "N d"],
+        seeds: Float[Tensor, "k #N d"],
+        plan: Plan,
+        tape: Tape | None = None,
+        form: Tensor | None = None,
+    ) -> list[Float[Tensor, "N c"]]:
+        """The value and the plan's channels from the derivatives of x itself, `seeds`: along the axes, or others."""
+        h, t = self.embedding.carry(x, seeds, plan, form)
+        outputs: list[Tensor] = []
         for k, (W, b) in enumerate(zip(self.weights, self.biases, strict=True)):
             if k:
-                h, t = bend(self.phi, plan, h, t)
-            inputs = [h, t]
-            h, t = torch.nn.functional.linear(h, W, b), torch.nn.functional.linear(t, W)
-            if tape is not None or k == len(self.weights) - 1:
-                t = t.expand(-1, len(x), -1)  # the first layer's derivatives are the same at all points
+                inputs = [curve(self.phi, plan, outputs, self.biases[k - 1], form)]
+            else:  # derivatives that are the same at all points pass through the first layer once
+                inputs = [h, t] if t.shape[1] == 1 else [torch.cat([h[None], t])]
+            outputs = [torch.nn.functional.linear(part, W) for part in inputs]
             if tape is not None:
-                tape.layers.append(Linear(W, b, inputs, [h, t]))
-        return {key: t[plan.row_of(key)] if isinstance(key, str) or any(key) else h for key in request}
+                outputs = [part.expand(-1, len(x), -1) if part.dim() == 3 else part for part in outputs]
+                tape.layers.append(Linear(W, b, inputs, outputs))
+        return [outputs[0][0] + self.biases[-1], *outputs[0][1:].unbind(0)]

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciops.core.calculus.forward import Key, Request
-from sciops.models.trial import Tape, Trial
+from sciops.models.trial import Linear, Tape, Trial
 
 Rows = Callable[[dict[Key, Tensor]], Sequence[Tensor]]
 """Derivatives (N, c) of a trial function at N points ↦ residuals, each (N,), each entry from its own point alone."""
@@ -37,10 +37,9 @@ def per_sample_jacobian(
         adjoints = dict(zip((id(o) for o in live), slopes, strict=True))
         found: dict[int, Tensor] = {}
         for layer in tape.layers:
-            value, t = (adjoints.get(id(o)) for o in layer.outputs)
             if not layer.weight.requires_grad and (layer.bias is None or not layer.bias.requires_grad):
                 continue  # frozen, while derivatives behind it pass through
-            for parameter, gradient in _layer(layer.inputs, value, t, layer.weight, layer.bias):
+            for parameter, gradient in _layer(layer, [adjoints.get(id(o)) for o in layer.outputs]):
                 known = found.get(id(parameter))
                 found[id(parameter)] = gradient if known is None else known + gradient
         columns = [
@@ -51,25 +50,28 @@ def per_sample_jacobian(
     return [r.detach() for r in residuals], jacobians
 
 
-def _layer(
-    inputs: list[Tensor], value: Tensor | None, t: Tensor | None, weight: Tensor, bias: Tensor | None
-) -> list[tuple[Tensor, Tensor]]:
+def _layer(layer: Linear, adjoints: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
     """Per-sample gradients (N, …) of one layer's weight and bias."""
-    h, below = inputs
-    if value is None and t is None:
-        return []
     left, right = [], []
-    if value is not None:
-        left.append(value[None])
-        right.append(h[None])
-    if t is not None and len(t):
-        left.append(t)
-        right.append(below.expand(-1, t.shape[1], -1))
+    value: Tensor | None = None
+    for below, adjoint in zip(layer.inputs, adjoints, strict=True):
+        if adjoint is None or not len(adjoint):
+            continue
+        if below.dim() == 2:
+            value = adjoint
+            left.append(adjoint[None])
+            right.append(below.detach()[None])
+        else:
+            value = adjoint[0] if len(layer.inputs) == 1 else value
+            left.append(adjoint)
+            right.append(below.detach().expand(-1, adjoint.shape[1], -1))
+    if not left:
+        return []
+    outer, inner = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (left, right))
     # (N, out, C) @ (N, C, in): the sum over channels of adjoint ⊗ input.
-    gradient = torch.bmm(torch.cat(left).permute(1, 2, 0), torch.cat(right).detach().permute(1, 0, 2))
-    found = [(weight, gradient)]
-    if bias is not None and value is not None:
-        found.append((bias, value))
+    found: list[tuple[Tensor, Tensor]] = [(layer.weight, torch.bmm(outer.permute(1, 2, 0), inner.permute(1, 0, 2)))]
+    if layer.bias is not None and value is not None:
+        found.append((layer.bias, value))
     return found
 
 
@@ -80,7 +82,7 @@ def _looped(r: Float[Tensor, " N"], parameters: Sequence[Tensor]) -> Float[Tenso
         r, parameters, grad_outputs=(eye,), is_grads_batched=True, retain_graph=True, allow_unused=True
     )
     columns = [
-        r.new_zeros(len(r), p.numel()) if part is None else part.flatten(1)
+        r.new_zeros(len(r), p.numel()) if part is None else part.reshape(len(r), -1)
         for p, part in zip(parameters, parts, strict=True)
     ]
     return torch.cat(columns, 1).detach()

@@ -15,7 +15,9 @@ from sciops.core.calculus.forward import LAPLACIAN, Key, Request
 class Linear:
     """What one linear layer did in a forward pass: enough for the per-sample gradient of its weights.
 
-    `inputs` (C, N, in) and `outputs` (C, N, out) hold the value in channel 0 and derivatives behind it.
+    `inputs` and `outputs` hold the value in channel 0 and derivatives behind it: [(C, N, in)] ↦ [(C, N, out)], or in
+    two parts [(N, in), (C − 1, N or 1, in)] ↦ [(N, out), (C − 1, N, out)] where the derivatives of the inputs are the
+    same at all points. The bias acts on the value alone; outputs are those before it is added.
     """
 
     weight: nn.Parameter

@@ -233,11 +233,11 @@ def test_random_features_have_the_given_law() -> None:
 
 def test_the_law_of_siren() -> None:
     net = Siren(3, width=400, depth=3, seed=1)
-    assert float(net.weights[0].abs().max()) <= 1 / 3
+    assert float(net.weights[0].detach().abs().max()) <= 1 / 3
     assert abs(float(net.weights[0].std()) / (1 / 3 / math.sqrt(3)) - 1) < 0.1
     for W in net.weights[1:]:
         limit = math.sqrt(6 / 400) / 30
-        assert float(W.abs().max()) <= limit
+        assert float(W.detach().abs().max()) <= limit
         assert abs(float(W.std()) / (limit / math.sqrt(3)) - 1) < 0.1
     h = points(2000, 3)
     for W, b in list(zip(net.weights, net.biases, strict=True))[:-1]:
@@ -258,3 +258,67 @@ def test_sums() -> None:
         Sum([MLP(2), MLP(3)])
     with pytest.raises(UsageError, match="the sum has"):
         total.grow(MLP(2, channels=2))
+
+
+class Scaled(Trial):
+    """factor · net, the factor trained: a parameter outside all linear layers."""
+
+    def __init__(self, net: MLP) -> None:
+        super().__init__()
+        self.ndim, self.channels, self.net = net.ndim, net.channels, net
+        self.factor = torch.nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.factor * self.net(x)
+
+    def derivatives(self, x: Tensor, request: Request, tape: object = None) -> dict:
+        return {key: self.factor * value for key, value in self.net.derivatives(x, request).items()}
+
+
+def test_per_sample_jacobian_with_other_parameters() -> None:
+    net = Scaled(MLP(3, 2, 6, 2))
+    x = points(5, 3)
+    _, J = per_sample_jacobian(net, x, REQUEST - {(1, 0, 2)}, lambda t: [t[LAPLACIAN][:, 0] * t[(1, 1, 0)][:, 1]])
+    _, K = per_sample_jacobian(
+        Wrapped(net, 3, 2), x, REQUEST - {(1, 0, 2)}, lambda t: [t[LAPLACIAN][:, 0] * t[(1, 1, 0)][:, 1]]
+    )
+    assert (J[0] - K[0]).abs().max() < 1e-13 * K[0].abs().max()
+
+
+@pytest.mark.parametrize("name", ["tanh", "sine", "silu"])
+def test_second_derivatives_of_a_loss(name: str) -> None:
+    """Hessian–vector products in θ by two backward passes, and Jacobian–vector products by forward mode."""
+    net = MLP(2, width=6, depth=2, activation_name=name)
+    randomise(net)
+    x, request = points(7, 2), frozenset({(0, 0), (1, 0), (1, 1), LAPLACIAN})
+    parameters = list(net.parameters())
+    direction = [torch.randn_like(p) for p in parameters]
+
+    def product(trial: Trial) -> Tensor:
+        t = trial.derivatives(x, request)
+        loss = (t[LAPLACIAN] * t[(0, 0)] + t[(1, 1)] ** 2 + t[(1, 0)]).square().sum()
+        slopes = torch.autograd.grad(loss, parameters, create_graph=True)
+        return torch.cat([s.flatten() for s in torch.autograd.grad(slopes, parameters, direction)])
+
+    ours, theirs = product(net), product(Wrapped(net, 2))
+    assert (ours - theirs).abs().max() < 1e-11 * theirs.abs().max()
+
+    names = [k for k, _ in net.named_parameters()]
+
+    def laplacian(*values: Tensor) -> Tensor:
+        p = {f"net.{k}": v for k, v in zip(names, values, strict=True)}
+        return torch.func.functional_call(Only(net, request), p, (x,))[LAPLACIAN]
+
+    tangent = torch.func.jvp(laplacian, tuple(parameters), tuple(direction))[1]
+    _, (J,) = per_sample_jacobian(net, x, request, lambda t: [t[LAPLACIAN][:, 0]])
+    known = J @ torch.cat([v.flatten() for v in direction])
+    assert (tangent[:, 0] - known).abs().max() < 1e-12 * known.abs().max()
+
+
+class Only(torch.nn.Module):
+    def __init__(self, net: Trial, request: Request) -> None:
+        super().__init__()
+        self.net, self.request = net, request
+
+    def forward(self, x: Tensor) -> dict:
+        return self.net.derivatives(x, self.request)
