@@ -19,9 +19,9 @@ class MinimalSurface(Manufactured):
 
     Law: u is `exact_solution`. The default is Scherk's surface, f = 0, on boxes inside |x|, |y| < π/2 such as
     [−1, 1]²; its slope tan grows without bound at that limit. The energy is convex but its curvature along the gradient
-    falls like (1 + |∇u|²)^{−3/2}: steep surfaces are ill-conditioned. The minimiser of a steep boundary function may not
-    exist on domains that are not convex. Differences on a grid take ∇u one-sided at the walls: order 1 there. Input: f; output: u. Two dimensions; the formula decides.
-    Reference: Scherk, J. reine angew. Math. 13 (1835).
+    falls like (1 + |∇u|²)^{−3/2}: steep surfaces are ill-conditioned. The minimiser of a steep boundary function may
+    not exist on domains that are not convex. Differences on a grid take ∇u one-sided at the walls: order 1 there.
+    Input: f; output: u. Two dimensions; the formula decides. Reference: Scherk, J. reine angew. Math. 13 (1835).
     """
 
     exact_solution: str = SCHERK

@@ -17,8 +17,8 @@ from sciops.problems.manufactured import Manufactured, Numbers
 class PLaplace(Manufactured):
     """−∇·((ε² + |∇u|²)^{(p−2)/2} ∇u) = 1; u minimises ∫ (ε² + |∇u|²)^{p/2}/p − u.
 
-    The radial solution with u = 0 on the unit sphere, in any box: its Dirichlet data on the faces come from the formula,
-    which holds inside and outside the ball. With ε = 0
+    The radial solution with u = 0 on the unit sphere, in any box: its Dirichlet data on the faces come from the
+    formula, which holds inside and outside the ball. With ε = 0
         u = (p−1)/p d^{−1/(p−1)} (1 − |x|^{p/(p−1)}).
     With ε > 0 the flux is still −x/d, so |∇u| = g solves (ε² + g²)^{(p−2)/2} g = r/d, and by Legendre duality
         u = G(1) − G(r),   G(r) = r g − d ((ε² + g²)^{p/2} − ε^p)/p.
@@ -78,7 +78,7 @@ class PLaplace(Manufactured):
         return s * slope - d * ((eps**2 + s * slope**2) ** (p / 2) - eps**p) / p
 
     def _slope(self, s: Float[Tensor, "n N"], eps: Float[Tensor, "#n 1"]) -> Float[Tensor, "n N"]:
-        """γ = g/r from (ε² + sγ²)^{(p−2)/2} γ = 1/d: Newton's method on y = log γ, whose slope stays between 1 and p − 1."""
+        """γ = g/r from (ε² + sγ²)^{(p−2)/2} γ = 1/d: Newton's method on y = log γ, of slope between 1 and p − 1."""
         half, goal = self.p / 2 - 1, -math.log(self.ndim)
 
         def improved(y: Tensor, s: Tensor) -> Tensor:
