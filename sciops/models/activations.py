@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ class Smooth(nn.Module):
         return self.function(z)
 
     def jet(self, z: Tensor, order: int) -> tuple[Tensor, ...]:
+        if torch._C._are_functorch_transforms_active():  # reverse passes of leaves are not allowed there
+            return self._jet_by_forward_mode(z, order)
         with torch.enable_grad():
             leaf = z if z.requires_grad else z.detach().requires_grad_(True)
             found = [self.function(leaf)]
@@ -40,6 +43,12 @@ class Smooth(nn.Module):
                 slope = torch.autograd.grad(found[-1].sum(), leaf, create_graph=True, allow_unused=True)[0]
                 found.append(torch.zeros_like(z) if slope is None else slope)
         return tuple(found) if z.requires_grad else tuple(f.detach() for f in found)
+
+    def _jet_by_forward_mode(self, z: Tensor, order: int) -> tuple[Tensor, ...]:
+        functions = [self.function]
+        for _ in range(order):
+            functions.append(partial(_slope, functions[-1]))
+        return tuple(f(z) for f in functions)
 
 
 class Tanh(Smooth):
@@ -112,13 +121,54 @@ class GELU(Smooth):
         return jets[: order + 1]
 
 
+class SiLU(Smooth):
+    """z σ(z), σ the logistic function."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.name = "silu"
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.nn.functional.silu(z)
+
+    def jet(self, z: Tensor, order: int) -> tuple[Tensor, ...]:
+        s, p, q, r = _logistic(z)
+        return (z * s, s + z * p, 2 * p + z * q, 3 * q + z * r)[: order + 1]
+
+
+class Softplus(Smooth):
+    """log(1 + exp z)."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.name = "softplus"
+
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.logaddexp(z, torch.zeros_like(z))
+
+    def jet(self, z: Tensor, order: int) -> tuple[Tensor, ...]:
+        return (self(z), *_logistic(z)[:3])[: order + 1]
+
+
+def _logistic(z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """σ, σ′, σ″, σ‴."""
+    s = torch.sigmoid(z)
+    first = s * (1 - s)
+    second = first * (1 - 2 * s)
+    return s, first, second, second * (1 - 2 * s) - 2 * first * first
+
+
+def _slope(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
+    return torch.func.jvp(function, (z,), (torch.ones_like(z),))[1]
+
+
 NAMES: dict[str, Callable[[], Smooth]] = {
     "tanh": Tanh,
     "sine": Sine,
     "gaussian": Gaussian,
     "gelu": GELU,
-    "silu": lambda: Smooth(torch.nn.functional.silu, "silu"),
-    "softplus": lambda: Smooth(torch.nn.functional.softplus, "softplus"),
+    "silu": SiLU,
+    "softplus": Softplus,
 }
 
 
