@@ -202,7 +202,7 @@ class _Fit:
 
     def natural(self) -> None:
         optimiser = EnergyNaturalGradient(flat_parameters(self.trial), mu=self.solver.mu)
-        ritz, refined, stalls = self.ritz(), 0, 0
+        ritz, refined, stalls, earlier = self.ritz(), 0, 0, math.inf
         while self.taken < self.steps and not self.late():
             step = optimiser.step(ritz)
             ritz._move(optimiser.theta)
@@ -220,8 +220,9 @@ class _Fit:
                 continue
             if stalls >= 3 or (self.taken % 25 == 0 and refined < self.solver.refinements):
                 self._compare(optimiser.theta)
-                # The fine rule differs by more than the minimisation can gain: the network fits the points.
-                if refined < self.solver.refinements and self.gap > 1e-9 * abs(self.energy):
+                gain, earlier = (0.0 if stalls >= 3 else earlier - self.energy), self.energy
+                # The rules differ by more than steps still gain: the network fits the points, not the integral.
+                if refined < self.solver.refinements and self.gap > max(0.1 * gain, 1e-14 * abs(self.energy)):
                     self.panels, refined, stalls = math.ceil(1.5 * self.panels), refined + 1, 0
                     ritz, optimiser.mu = self.ritz(), self.solver.mu
                 elif stalls >= 3:
