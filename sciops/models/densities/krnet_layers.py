@@ -1,5 +1,7 @@
 """The invertible layers of KRnet: each maps (N, k) to (N, k) and log|det| (N,), or back with `inverse=True`."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -95,7 +97,24 @@ class QuadraticCDF(nn.Module):
         self.register_buffer("widths", widths)
         self.register_buffer("left", pad(widths.cumsum(0)[:-1], (1, 0)))
         self.half_width = half_width
-        self.raw = nn.Parameter(like.new_zeros(k, bins - 1))
+        self.raw = nn.Parameter(self._gaussianising(like).expand(k, -1).clone())
+
+    def _gaussianising(self, like: Tensor, scale: float = math.pi / math.sqrt(3), reach: float = 8.0) -> Tensor:
+        """Start values that turn a logistic variable of variance 1 into a normal one, as far as the mesh resolves.
+
+        The logit of a uniform variable is logistic, so a flow that starts here starts close to the uniform density.
+        g = Φ⁻¹(σ(scale·y)) has the slope scale σ(1 − σ)/φ(g); beyond `reach` the nodes share what is left of the mass.
+        """
+        nodes = self.left[1:].double().cpu()
+        y = (2 * nodes - 1) * self.half_width
+        inner = y.abs() < reach
+        tail = torch.sigmoid(-scale * y.abs())  # the smaller tail keeps its digits
+        g = torch.special.ndtri(tail)
+        slope = scale * tail * (1 - tail) * math.sqrt(2 * math.pi) * torch.exp(g**2 / 2)
+        share = ((self.widths[:-1] + self.widths[1:]) / 2).double().cpu()
+        free = 1 - float(self.widths[0] + self.widths[-1]) / 2
+        rest = (free - float((slope * share)[inner].sum())) / float(share[~inner].sum())
+        return torch.where(inner, slope, rest).log().to(like)
 
     def densities(self) -> Float[Tensor, "k nodes"]:
         """Nodal densities of unit mass on [0, 1], 1 at both ends."""

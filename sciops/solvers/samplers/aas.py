@@ -84,7 +84,7 @@ class AAS(FlowSampler):
             self.beta = adapted(self.beta, self.chi, *self.range)
 
     def loss(self, x: Float[Tensor, "n d"], p: Float[Tensor, " n"], target: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        return -objective(self.flow, x, p, target, self.beta, self.lower, self.upper)
+        return -objective(self.flow, x, p, target, self.beta, self.lower, self.upper, self.random)
 
 
 def objective(
@@ -95,12 +95,25 @@ def objective(
     beta: float,
     lower: Float[Tensor, " d"],
     upper: Float[Tensor, " d"],
+    random: torch.Generator | None = None,
 ) -> Float[Tensor, ""]:
-    """∫ q p − β ∫|∇p|² from points of p_old, in coordinates where the box is the unit cube; q may have a baseline."""
+    """∫ q p − β ∫|∇p|² from points of p_old, in coordinates where the box is the unit cube; q may have a baseline.
+
+    With a generator |∇p|² is d ((p(x + δv) − p(x))/δ)² for one random unit vector v per point, which is right in
+    expectation to O(δ), δ = 1e-4 (float32: 1e-3) of the edges; without, it comes from a second reverse pass.
+    """
     widths = upper - lower
-    points = x.detach().requires_grad_(True)
-    p = flow.prob(points) * widths.prod()
-    (slope,) = torch.autograd.grad(p.sum(), points, create_graph=True)
+    if random is None:
+        points = x.detach().requires_grad_(True)
+        p = flow.prob(points) * widths.prod()
+        (slope,) = torch.autograd.grad(p.sum(), points, create_graph=True)
+        square = (slope * widths).square().sum(-1)
+    else:
+        delta = 1e-4 if x.dtype == torch.float64 else 1e-3
+        v = torch.randn(x.shape, generator=random, dtype=x.dtype).to(x.device)
+        step = delta * widths * v / v.norm(dim=-1, keepdim=True)
+        step = torch.where((x + step > upper) | (x + step < lower), -step, step)  # mirrored at the walls
+        p, beside = (flow.prob(torch.cat([x, x + step])) * widths.prod()).chunk(2)
+        square = x.shape[1] * ((beside - p) / delta) ** 2
     inside = ((x >= lower) & (x <= upper)).all(-1)
-    penalty = torch.where(inside, (slope * widths).square().sum(-1), 0.0)
-    return ((q * p - beta * penalty) / (p_old * widths.prod())).mean()
+    return ((q * p - beta * torch.where(inside, square, 0.0)) / (p_old * widths.prod())).mean()
