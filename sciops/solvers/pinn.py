@@ -22,14 +22,19 @@ from sciops.models.trial import Trial
 from sciops.solvers.collocation import Answer, CollocationSolver, Equation, Function, relative_residual
 from sciops.solvers.pinn_initialisation import SourceDraw, localise
 from sciops.solvers.pinn_lift import Transfinite, vanishes
+from sciops.solvers.pinn_places import composed, find_places
 from sciops.solvers.pinn_rows import Sites, TrialRows, ValueRows
 from sciops.solvers.pinn_training import Population, Stage, Training
+from sciops.solvers.pinn_weak import MODES, RESOLUTION, WeakRows
 from sciops.solvers.samplers.base import Sampler
 
 Config = Mapping[str, Any] | str
 CHECKS = 4000
 """Held-out points: half uniform, half from the square of the source."""
-UNFINISHED = 1e-3
+FINE = 8.0
+"""Half waves of the source along the box from which on weak rows are made."""
+CELLS = 128**2
+GLOBAL_WIDTH, LOCAL_WIDTH = 8, 20
 
 
 class PINN(CollocationSolver):
@@ -45,7 +50,7 @@ class PINN(CollocationSolver):
         activation: str = "tanh",
         points: int | None = None,
         max_points: int | None = None,
-        every: int = 4,
+        every: int = 8,
         population: str = "steady",
         uniform: float = 0.5,
         importance: bool = False,
@@ -53,6 +58,9 @@ class PINN(CollocationSolver):
         boundary_weight: float = 100.0,
         boundary_points: int = 200,
         initialisation: str = "source",
+        local: bool = True,
+        weak_modes: int | None = None,
+        weak_weight: float = 1.0,
         max_steps: int = 300,
         tolerance: float = 1e-7,
         threshold: float = 1e-2,
@@ -74,27 +82,25 @@ class PINN(CollocationSolver):
         self.population, self.uniform, self.importance = population, uniform, importance
         self.boundary, self.boundary_weight, self.boundary_points = boundary, boundary_weight, boundary_points
         self.initialisation, self.max_steps, self.tolerance = initialisation, max_steps, tolerance
+        self.local, self.weak_modes, self.weak_weight = local, weak_modes, weak_weight
         self.threshold, self.clock, self.seed = threshold, clock, seed
 
     def training(self, equation: Equation) -> Training:
         """The network and its training for one case, before the first step."""
-        net = self._network(equation)
-        trial, soft = self._impose(equation, net)
-        start = self._zero(trial)
         random = generator(case_seed(self.seed, 0, "pinn source"))
+        start = self._zero(self._impose(equation, self._network(equation))[0])
         draw = SourceDraw(lambda x: _residual(equation, start, x), equation.lower, equation.upper, CHECKS // 2, random)
-        if self.initialisation == "source":
-            localise(net, draw, random)
+        net = self._network(equation, draw)
+        trial, extra = self._impose(equation, net)
         self.check = torch.cat([equation.interior_points(CHECKS // 2, random), draw.x])
         scale = self._scale(equation, start, random)
+        extra += self._weak(equation, trial, draw, scale)
         count = sum(p.numel() for p in trial.parameters() if p.requires_grad)
-        first = self.points or max(1000, 2 * count)
-        population = Population(
-            first, self.max_points or 2 * first, every=self.every, uniform=self.uniform, policy=self.population
-        )
-        return Training(
-            equation, trial, self._sampler(equation), self.stages, population, soft, scale, self.importance, self.seed
-        )
+        first = self.points or max(1000, 3 * count)
+        most = self.max_points or max(first, 5 * count)
+        population = Population(first, most, every=self.every, uniform=self.uniform, policy=self.population)
+        sampler = self._sampler(equation)
+        return Training(equation, trial, sampler, self.stages, population, extra, scale, self.importance, self.seed)
 
     def solve_case(self, equation: Equation, budget: Budget) -> Answer:
         begun, clock = time.perf_counter(), time.process_time if self.clock == "cpu" else time.perf_counter
@@ -160,22 +166,43 @@ class PINN(CollocationSolver):
 
     # ---- parts
 
-    def _network(self, equation: Equation) -> Trial:
+    def _network(self, equation: Equation, draw: SourceDraw | None = None) -> Trial:
+        """The network; with a draw of the source, its first weights and local parts follow it."""
         box = {"lower": equation.lower.tolist(), "upper": equation.upper.tolist()}
         channels = len(equation.problem.outputs)
+        source = draw is not None and self.initialisation == "source"
         if self.network is None:
-            net: Trial = MLP(equation.ndim, channels, self.width, self.depth, self.activation, **box, seed=self.seed)
+            places = find_places(draw) if source and self.local else []
+            size = (self.width, self.depth) if not places else (GLOBAL_WIDTH, 1)
+            net: Trial = MLP(equation.ndim, channels, *size, self.activation, **box, seed=self.seed)
+            if places:
+                return composed(places, net, LOCAL_WIDTH, self.activation, self.seed).to(equation.lower.device)
         else:
             config = {"class_path": self.network} if isinstance(self.network, str) else dict(self.network)
             given = {"ndim": equation.ndim, "channels": channels, **box, "seed": self.seed}
             net = build({**config, "init_args": given | dict(config.get("init_args") or {})}, Trial)
+        if source:
+            localise(net, draw, generator(case_seed(self.seed, 0, "pinn weights")))
         return net.to(equation.lower.device)
+
+    def _weak(self, equation: Equation, trial: Trial, draw: SourceDraw, scale: float) -> list[TrialRows]:
+        """Rows of low modes, where the source is fine enough to hide them from the residual."""
+        modes = self.weak_modes
+        if modes is None:
+            fine = float(draw.wavenumber * equation.lengths.max()) > FINE * math.pi
+            free = equation.problem.boundary.has_free
+            modes = MODES.get(equation.ndim, 0) if fine and not free else 0
+        if not modes or not self.weak_weight:
+            return []
+        shape = [modes] * equation.ndim, [RESOLUTION[equation.ndim](modes)] * equation.ndim
+        return [WeakRows(trial, equation, *shape, scale, self.weak_weight)]
 
     def _sampler(self, equation: Equation) -> Sampler:
         if self.sampler is not None:
             return build(dict(self.sampler) if isinstance(self.sampler, Mapping) else self.sampler, Sampler)
-        name = "oracle.Oracle" if equation.ndim <= 3 else "rad.RAD"
-        return build(f"sciops.solvers.samplers.{name}", Sampler)
+        if equation.ndim > 3:
+            return build("sciops.solvers.samplers.rad.RAD", Sampler)
+        return build({"class_path": "sciops.solvers.samplers.oracle.Oracle", "init_args": {"cells": CELLS}}, Sampler)
 
     def _impose(self, equation: Equation, net: Trial) -> tuple[Trial, list[TrialRows]]:
         """The trial function that satisfies what can be imposed, and the rows of the other conditions."""

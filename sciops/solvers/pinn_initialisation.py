@@ -137,6 +137,17 @@ def localise(net: nn.Module, draw: SourceDraw, random: torch.Generator, share: f
             mlp.biases[-1].zero_()
 
 
+def spread_hyperplanes(mlp: MLP, random: torch.Generator, size: float) -> None:
+    """First-layer hyperplanes through uniform points of the network's own box, w ~ N(0, size²); zero last layer."""
+    W, b = mlp.weights[0], mlp.biases[0]
+    with torch.no_grad():
+        W.copy_(size * torch.randn(W.shape, generator=random, dtype=torch.float64))
+        through = 2 * torch.rand(W.shape, generator=random, dtype=torch.float64).to(W) - 1
+        b.copy_(-(W * through).sum(1))
+        mlp.weights[-1].zero_()
+        mlp.biases[-1].zero_()
+
+
 def _mlps(net: nn.Module) -> Sequence[MLP]:
     if isinstance(net, MLP):
         return [net]
