@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciops.core.calculus import Order
 from sciops.core.config import build
 from sciops.core.errors import UsageError
 from sciops.core.linear import Status
@@ -19,7 +18,8 @@ from sciops.core.solver import Budget
 from sciops.models.hard_boundary import HardBoundary
 from sciops.models.mlp import MLP
 from sciops.models.trial import Trial
-from sciops.solvers.collocation import Answer, CollocationSolver, Equation, Function, relative_residual
+from sciops.solvers.collocation import Answer, CollocationSolver, Equation, Function
+from sciops.solvers.pinn_estimate import error_estimate
 from sciops.solvers.pinn_initialisation import SourceDraw, localise
 from sciops.solvers.pinn_lift import Transfinite, vanishes
 from sciops.solvers.pinn_places import composed, find_places
@@ -31,6 +31,8 @@ from sciops.solvers.samplers.base import Sampler
 Config = Mapping[str, Any] | str
 CHECKS = 4000
 """Held-out points: half uniform, half from the square of the source."""
+CHECK_EVERY, PATIENCE = 4, 15
+"""Steps between looks at the held-out residual; looks without a gain of 10 % that end the training."""
 FINE = 8.0
 """Half waves of the source along the box from which on weak rows are made."""
 CELLS = 128**2
@@ -52,7 +54,7 @@ class PINN(CollocationSolver):
         max_points: int | None = None,
         every: int = 8,
         population: str = "steady",
-        uniform: float = 0.5,
+        uniform: float | None = None,
         importance: bool = False,
         boundary: str = "auto",
         boundary_weight: float = 100.0,
@@ -92,71 +94,89 @@ class PINN(CollocationSolver):
         draw = SourceDraw(lambda x: _residual(equation, start, x), equation.lower, equation.upper, CHECKS // 2, random)
         net = self._network(equation, draw)
         trial, extra = self._impose(equation, net)
-        self.check = torch.cat([equation.interior_points(CHECKS // 2, random), draw.x])
-        scale = self._scale(equation, start, random)
+        check = torch.cat([equation.interior_points(CHECKS // 2, random), draw.x])
+        scale = self._scale(equation, start, draw, random)
         extra += self._weak(equation, trial, draw, scale)
         count = sum(p.numel() for p in trial.parameters() if p.requires_grad)
         first = self.points or max(1000, 3 * count)
         most = self.max_points or max(first, 5 * count)
-        population = Population(first, most, every=self.every, uniform=self.uniform, policy=self.population)
-        sampler = self._sampler(equation)
-        return Training(equation, trial, sampler, self.stages, population, extra, scale, self.importance, self.seed)
+        # In many dimensions the sampler's law has uniform points and points at every distance of its own.
+        uniform = (0.5 if equation.ndim <= 3 else 0.1) if self.uniform is None else self.uniform
+        population = Population(first, most, every=self.every, uniform=uniform, policy=self.population)
+        training = Training(
+            equation,
+            trial,
+            self._sampler(equation),
+            self.stages,
+            population,
+            extra,
+            scale,
+            self.importance,
+            self.seed,
+            check,
+        )
+        training.wavenumber = draw.wavenumber
+        return training
 
     def solve_case(self, equation: Equation, budget: Budget) -> Answer:
         begun, clock = time.perf_counter(), time.process_time if self.clock == "cpu" else time.perf_counter
         started = clock()
         training = self.training(equation)
         steps = self.max_steps if budget.maxiter is None else min(self.max_steps, budget.maxiter)
+        tolerance = budget.tol or self.tolerance
+        # What is kept back pays for the error estimate and the evaluation of the answer.
+        limit = math.inf if budget.seconds is None else max(0.9 * budget.seconds, budget.seconds - 5)
         trace: list[tuple[float, Function]] = []
-        tolerance, late, snapshot = budget.tol or self.tolerance, False, 1
-        residual = math.inf
+        snapshot, late, residuals = 1, False, [math.inf]
         while training.steps < steps and not training.done:
-            if budget.seconds is not None and clock() - started > 0.95 * budget.seconds:
+            if clock() - started > limit:
                 late = True
                 break
             training.step()
             if training.steps == snapshot:
                 trace.append((time.perf_counter() - begun, Snapshot(training.trial)))
                 snapshot = math.ceil(1.3 * snapshot)
-            if training.steps % self.every == 0:
-                residual = self._residual(equation, training.trial)
-                if residual < tolerance or training.stalls >= 5:
+            if training.steps % CHECK_EVERY == 0:
+                residuals.append(training.relative_residual())
+                ended = len(residuals) > PATIENCE and min(residuals[-PATIENCE:]) > 0.9 * min(residuals[:-PATIENCE])
+                if residuals[-1] < tolerance or training.stalls >= 5 or ended:
                     break
-        return self._answer(equation, training, trace, tolerance, late, steps)
+        trace.append((time.perf_counter() - begun, Snapshot(training.trial)))
+        return self._answer(training, trace, tolerance, late, training.steps >= steps < self.max_steps)
 
     def _answer(
-        self,
-        equation: Equation,
-        training: Training,
-        trace: list[tuple[float, Function]],
-        tolerance: float,
-        late: bool,
-        steps: int,
+        self, training: Training, trace: list[tuple[float, Function]], tolerance: float, late: bool, cut: bool
     ) -> Answer:
-        residual = self._residual(equation, training.trial)
+        """The answer with its status: OK needs a small error estimate, or a small residual where there is none."""
+        residual = training.relative_residual()
+        estimate = error_estimate(training.equation, training.trial, training.wavenumber)
+        error = residual if estimate is None else estimate
         status, advice = Status.OK, ""
-        if not residual <= self.threshold:
-            status = Status.UNRESOLVED
-        elif late and residual > tolerance:
-            status = Status.BUDGET
-        elif steps < self.max_steps and residual > tolerance:
-            status = Status.MAX_ITER
         if training.status == "nonfinite":
-            advice = "The loss became infinite or NaN; the answer is the best network before: lower the learning rate."
             status = Status.DIVERGED
-        stats = {
+            advice = "The loss became infinite or NaN; the answer is the best network before it: lower the rate."
+        elif cut and residual > tolerance:
+            status = Status.MAX_ITER
+        elif not error <= self.threshold:
+            status = Status.BUDGET if late else Status.UNRESOLVED
+            if not late:
+                advice = (
+                    f"The {'residual' if estimate is None else 'error estimate'} ended at {error:.1e}: give it more "
+                    "steps, a wider network or more points, or another sampler."
+                )
+        stats: dict[str, Any] = {
             "steps": training.steps,
             "loss": training.losses[-1] if training.losses else math.nan,
-            "points": len(training.points),
             "parameters": int(training.theta.numel()),
         }
         for name in ("beta", "chi"):
             if hasattr(training.sampler, name):
                 stats[name] = float(getattr(training.sampler, name))
         return Answer(
-            Snapshot(training.trial),
+            trace[-1][1],
             status,
             residual=residual,
+            error_estimate=estimate,
             advice=advice,
             iterations=training.steps,
             points=len(training.points),
@@ -170,7 +190,8 @@ class PINN(CollocationSolver):
         """The network; with a draw of the source, its first weights and local parts follow it."""
         box = {"lower": equation.lower.tolist(), "upper": equation.upper.tolist()}
         channels = len(equation.problem.outputs)
-        source = draw is not None and self.initialisation == "source"
+        # Weights that Glorot drew serve a smooth source better than hyperplanes placed at random.
+        source = draw is not None and self.initialisation == "source" and _fine(draw, equation)
         if self.network is None:
             places = find_places(draw) if source and self.local else []
             size = (self.width, self.depth) if not places else (GLOBAL_WIDTH, 1)
@@ -189,9 +210,8 @@ class PINN(CollocationSolver):
         """Rows of low modes, where the source is fine enough to hide them from the residual."""
         modes = self.weak_modes
         if modes is None:
-            fine = float(draw.wavenumber * equation.lengths.max()) > FINE * math.pi
             free = equation.problem.boundary.has_free
-            modes = MODES.get(equation.ndim, 0) if fine and not free else 0
+            modes = MODES.get(equation.ndim, 0) if _fine(draw, equation) and not free else 0
         if not modes or not self.weak_weight:
             return []
         shape = [modes] * equation.ndim, [RESOLUTION[equation.ndim](modes)] * equation.ndim
@@ -201,7 +221,7 @@ class PINN(CollocationSolver):
         if self.sampler is not None:
             return build(dict(self.sampler) if isinstance(self.sampler, Mapping) else self.sampler, Sampler)
         if equation.ndim > 3:
-            return build("sciops.solvers.samplers.rad.RAD", Sampler)
+            return build("sciops.solvers.samplers.tempered.Tempered", Sampler)
         return build({"class_path": "sciops.solvers.samplers.oracle.Oracle", "init_args": {"cells": CELLS}}, Sampler)
 
     def _impose(self, equation: Equation, net: Trial) -> tuple[Trial, list[TrialRows]]:
@@ -213,7 +233,7 @@ class PINN(CollocationSolver):
         if hard and dirichlet:
             if equation.ndim > 6 and not zero:
                 raise UsageError(
-                    f"boundary='hard' takes data that are not zero in up to 6 dimensions; got {equation.ndim}: use soft."
+                    f"boundary='hard' needs zero data in more than 6 dimensions; got {equation.ndim}: use soft."
                 )
             lift = None if zero else Transfinite(equation, dirichlet)
             sides = [(face.axis, face.side) for face in dirichlet]
@@ -237,30 +257,12 @@ class PINN(CollocationSolver):
                 p.zero_()
         return start
 
-    def _scale(self, equation: Equation, start: Trial, random: torch.Generator) -> float:
-        """Root mean square residual of the zero network in the box; 1 where it vanishes."""
-        x = equation.interior_points(20_000, random)
+    def _scale(self, equation: Equation, start: Trial, draw: SourceDraw, random: torch.Generator) -> float:
+        """Root mean square residual of the zero network in the box, in many dimensions where it is large; 1 where it
+        vanishes."""
+        x = equation.interior_points(20_000, random) if equation.ndim <= 3 else draw.x
         rms = float(_residual(equation, start, x).square().mean().sqrt())
         return rms if math.isfinite(rms) and rms > 0 else 1.0
-
-    def _residual(self, equation: Equation, trial: Trial) -> float:
-        state = State(trial, self.check)
-        return relative_residual(equation, self.check, state)
-
-
-class State:
-    """Derivatives of a trial function at points by order, made as they are asked for."""
-
-    def __init__(self, trial: Trial, x: Float[Tensor, "N d"], channel: int = 0) -> None:
-        self.trial, self.x, self.channel = trial, x, channel
-        self.known: dict[Order, Tensor] = {}
-
-    def __call__(self, order: Order) -> Float[Tensor, " N"]:
-        if order not in self.known:
-            with torch.no_grad():
-                found = self.trial.derivatives(self.x, frozenset({order}))[order][:, self.channel]
-            self.known[order] = found.detach()
-        return self.known[order]
 
 
 class Snapshot:
@@ -272,6 +274,11 @@ class Snapshot:
     def __call__(self, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
         with torch.no_grad():
             return self.trial(x)[:, 0]
+
+
+def _fine(draw: SourceDraw, equation: Equation) -> bool:
+    """Has the source more than `FINE` half waves along the box?"""
+    return float(draw.wavenumber * equation.lengths.max()) > FINE * math.pi
 
 
 def _residual(equation: Equation, trial: Trial, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:

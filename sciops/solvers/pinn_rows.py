@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from sciops.core.calculus import Forward, Key, Request, request_of
+from sciops.core.calculus import Forward, Key, Order, Request, request_of
 from sciops.core.cases import Cases
 from sciops.models.per_sample import per_sample_jacobian
 from sciops.models.trial import Trial
@@ -117,3 +117,18 @@ class ValueRows(TrialRows):
 def flat_parameters(trial: Trial) -> Float[Tensor, " P"]:
     """A copy of the trained parameters in their order."""
     return parameters_to_vector([p for p in trial.parameters() if p.requires_grad]).detach().clone()
+
+
+class State:
+    """Derivatives of a trial function at points by order, made as they are asked for."""
+
+    def __init__(self, trial: Trial, x: Float[Tensor, "N d"], channel: int = 0) -> None:
+        self.trial, self.x, self.channel = trial, x, channel
+        self.known: dict[Order, Tensor] = {}
+
+    def __call__(self, order: Order) -> Float[Tensor, " N"]:
+        if order not in self.known:
+            with torch.no_grad():
+                found = self.trial.derivatives(self.x, frozenset({order}))[order][:, self.channel]
+            self.known[order] = found.detach()
+        return self.known[order]

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.nn.utils import vector_to_parameters
 
 from sciops.core.errors import UsageError
+from sciops.core.random import case_seed, generator
 from sciops.models.trial import Trial
 from sciops.numerics.least_squares import Stacked
 from sciops.numerics.optimisers import SOAP, GaussNewton, SSBroyden
-from sciops.solvers.collocation import Equation
-from sciops.solvers.pinn_rows import EquationRows, Sites, TrialRows, flat_parameters
+from sciops.solvers.collocation import Equation, relative_residual
+from sciops.solvers.pinn_rows import EquationRows, Sites, State, TrialRows, flat_parameters
 from sciops.solvers.samplers.base import Points, Sampler
 
 SECOND_ORDER = ("gauss_newton", "ss_broyden", "bfgs", "lbfgs")
@@ -64,12 +65,13 @@ class Stage:
 class Population:
     """How many collocation points there are and how they change.
 
-    count     points at the start, half of them uniform, half from the sampler's law once there is a residual
+    count     points at the start
     most      points at which appending ends and replacing begins
     share     of the points that are added or replaced at a refresh
     every     steps between refreshes
-    policy    "steady": append until `most`, then replace the oldest, always half uniform | "published": what the sampler
-              itself prescribes (`Sampler.refresh`), all points at once
+    uniform   share of uniform points among the new ones
+    policy    "steady": append until `most`, then replace the oldest | "published": what the sampler itself prescribes
+              (`Sampler.refresh`), all points at once
     """
 
     count: int = 1000
@@ -120,7 +122,9 @@ class Training:
         scale: float = 1.0,
         importance: bool = False,
         seed: int = 0,
+        check: Float[Tensor, "N d"] | None = None,
     ) -> None:
+        self.check = sampler_free_points(equation, seed) if check is None else check
         self.equation, self.trial, self.sampler = equation, trial, sampler
         self.stages, self.population = list(stages), population
         self.extra, self.scale, self.importance = list(extra), scale, importance
@@ -135,6 +139,14 @@ class Training:
         self._freeze()
 
     losses: list[float]
+    wavenumber: float = 0.0
+    """Of the source, where it was measured: what error estimates have to resolve."""
+
+    def relative_residual(self) -> float:
+        """‖R(u)‖/‖f‖ at held-out points; the scaled root mean square where there are several unknowns."""
+        if len(self.equation.problem.outputs) > 1:
+            return float(self.magnitude(self.check).square().mean().sqrt())
+        return relative_residual(self.equation, self.check, State(self.trial, self.check))
 
     # ---- points
 
@@ -204,7 +216,7 @@ class Training:
         return total
 
     def step(self) -> Progress:
-        """One step of the optimiser: one iteration for Gauss–Newton, Adam and SOAP, `max_iter` for quasi-Newton ones."""
+        """One iteration of Gauss–Newton, Adam or SOAP; `max_iter` of them for quasi-Newton methods."""
         stage = self.stages[self.stage]
         if stage.steps is not None and self.stage_steps >= stage.steps and self.stage + 1 < len(self.stages):
             self._enter(self.stage + 1)
@@ -288,3 +300,8 @@ class Training:
         self.sampler.load_state_dict(state["sampler"])
         self.points = Points(*state["points"])
         self._freeze()
+
+
+def sampler_free_points(equation: Equation, seed: int, n: int = 2000) -> Float[Tensor, "n d"]:
+    """Uniform points for held-out residuals, from a stream of their own."""
+    return equation.interior_points(n, generator(case_seed(seed, 0, "pinn held-out points")))

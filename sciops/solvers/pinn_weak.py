@@ -11,7 +11,7 @@ from sciops.core.calculus.forward import Key
 from sciops.models.per_sample import per_sample_jacobian
 from sciops.models.trial import Trial
 from sciops.solvers.collocation import Equation
-from sciops.solvers.pinn_rows import Sites, TrialRows
+from sciops.solvers.pinn_rows import Sites, State, TrialRows
 
 MODES = {1: 32, 2: 8, 3: 4}
 """Default modes per axis."""
@@ -63,8 +63,6 @@ class WeakRows(TrialRows):
     def _eigenvalues(self, kinds: list[str], nodes: list[Tensor]) -> Float[Tensor, " K"]:
         """‖L φ_k‖₂ on the grid, from the symbol or the tangent at the present trial function."""
         equation = self.equation
-        from sciops.solvers.pinn import State
-
         total: Tensor | None = None
         for number, sites in enumerate(self.blocks):
             rows = equation.rows(sites.x, None if equation.linear else State(self.trial, sites.x))
