@@ -26,8 +26,8 @@ CEILING = 1e12
 class Step:
     """What one step did: losses are ½‖r‖² on the points of that step, `mu` the damping used, `seconds` CPU time.
 
-    `status`: "ok"; "stalled" (no damping tried gave a lower loss: θ is unchanged); "nonfinite" (the loss or J at θ is
-    not finite: θ is unchanged, and stays the best iterate).
+    `status`: "ok"; "stalled" (no damping tried gave an acceptable loss: θ is back at the best iterate); "nonfinite"
+    (the loss or J at θ is not finite: θ is unchanged). `accepted` bold steps may have a higher loss than before.
     """
 
     loss_before: float
@@ -53,17 +53,20 @@ def half_square(r: Tensor) -> float:
 class GaussNewton:
     """θ ← θ − (JᵀJ + μI)⁻¹Jᵀr, which for a linear equation is the energy natural gradient of its residual.
 
-    Method: one Jacobian a step, its Gram matrix reused for every μ tried; a step is taken only if the loss on the same
-    points falls; then μ ← μ/`decrease`, else μ ← μ·`increase` (more after four rejections).
+    Method: one Jacobian a step, its Gram matrix reused for every μ tried; a step is taken if the loss on the same
+    points falls, or by `bold`; then μ ← μ/`decrease`, else μ ← μ·`increase` (more after four rejections).
+    `bold` b: a step that raises the loss is taken too while (1 − β)ᵇ · loss ≤ the lowest loss on these points, β the
+    cosine between this v and that of the step before: along a narrow curved valley, the shape of these losses, it is
+    allowed to cut corners. b = 0 never rises; 1 or 2 is usual.
+    `accelerate`: geodesic acceleration; the step is v + a/2, v = −(JᵀJ + μI)⁻¹Jᵀr, a = −(JᵀJ + μI)⁻¹Jᵀr_vv with r_vv
+    the second directional derivative by central difference (two residuals); refused while ‖a‖ > `ratio`‖v‖.
     `form`: "primal" (Cholesky of JᵀJ), "woodbury" (of JJᵀ), "cg" (Nyström-preconditioned conjugate gradients, products
     only where the problem offers `linearise`), "auto": the smaller matrix, cg where that exceeds 8000.
-    `accelerate`: geodesic acceleration; the step is v + a/2, a = −(JᵀJ + μI)⁻¹Jᵀ r_vv with r_vv the second directional
-    derivative by central difference (two residuals); refused while ‖a‖ ≥ `ratio`‖v‖.
     `halvings`: a line search over 2⁻ᵏ, k = 0…halvings, by the loss on the same frozen points.
     `memory`: bytes that J may take; beyond it JᵀJ is summed over `chunks` where the problem offers them.
     Cost: O(M P min(M, P)) a step, two to four residuals; memory O(M P + min(M, P)²).
-    Fails by "stalled" in narrow curved valleys and at the rounding floor; new points make a new function, and the
-    loss may rise at that moment. θ is always the best iterate on the points of the last step.
+    Fails by "stalled" at the rounding floor. `theta` moves on, `best` is the iterate of the lowest loss on the points
+    of the last step; new points make a new function (seen by its loss at θ), and the loss may rise at that moment.
     Reference: Marquardt 1963; Transtrum & Sethna 2012 (arXiv 1201.5885); Müller & Zeinhofer 2023 (arXiv 2302.13163).
     """
 
@@ -72,13 +75,14 @@ class GaussNewton:
         theta: Float[Tensor, " P"],
         mu: float = 1e-4,
         form: str = "auto",
-        accelerate: bool = False,
+        accelerate: bool = True,
         halvings: int = 0,
-        decrease: float = 10.0,
-        increase: float = 4.0,
+        bold: float = 2.0,
+        decrease: float = 5.0,
+        increase: float = 2.0,
         floor: float = 1e-18,
         tries: int = 16,
-        ratio: float = 0.75,
+        ratio: float = 2.0,
         reach: float = 0.1,
         memory: float = 4e9,
         rank: int = 200,
@@ -89,14 +93,22 @@ class GaussNewton:
         require_float64(theta, "GaussNewton")
         if form not in FORMS:
             raise UsageError(f"GaussNewton got form {form!r}; use one of {', '.join(FORMS)}.")
-        if not (mu >= 0 and decrease >= 1 and increase > 1 and tries >= 1 and halvings >= 0):
-            raise UsageError("GaussNewton needs mu ≥ 0, decrease ≥ 1, increase > 1, tries ≥ 1 and halvings ≥ 0.")
+        if not (mu >= 0 and decrease >= 1 and increase > 1 and tries >= 1 and halvings >= 0 and bold >= 0):
+            raise UsageError("GaussNewton needs mu, halvings, bold ≥ 0, decrease, tries ≥ 1 and increase > 1.")
         self.theta = theta.detach().clone()
         self.mu, self.form, self.accelerate, self.halvings = mu, form, accelerate, halvings
         self.decrease, self.increase, self.floor, self.tries = decrease, increase, floor, tries
-        self.ratio, self.reach, self.memory = ratio, reach, memory
+        self.ratio, self.reach, self.memory, self.bold = ratio, reach, memory, bold
         self.rank, self.tolerance, self.iterations, self.seed = rank, tolerance, iterations, seed
         self.steps = 0
+        self._velocity: Tensor | None = None
+        self._last = math.nan  # the loss at θ by the last step: another one now means other points
+        self._lowest, self._best = math.inf, self.theta
+
+    @property
+    def best(self) -> Float[Tensor, " P"]:
+        """The iterate of the lowest loss on the points of the last step."""
+        return self._best
 
     def step(self, problem: LeastSquares) -> Step:
         """Lower the loss of `problem` once, trying up to `tries` dampings."""
@@ -111,14 +123,18 @@ class GaussNewton:
 
         if not math.isfinite(before):
             return done(before, self.mu, 0.0, 0, "nonfinite")
+        if not abs(before - self._last) <= 1e-8 * before or before < self._lowest:
+            self._lowest, self._best = before, self.theta
         mu, finite = self.mu, False
         for tried in range(1, self.tries + 1):
-            move, used = self._move(problem, r, normal, mu)
+            v, move, used = self._move(problem, r, normal, mu)
             if move is not None:
                 finite = True
                 loss, share = self._search(problem, move, before)
-                if loss < before:
-                    self.theta = self.theta + share * move
+                if loss < before or self._acceptable(loss, v):
+                    self.theta, self._velocity, self._last = self.theta + share * move, v, loss
+                    if loss < self._lowest:
+                        self._lowest, self._best = loss, self.theta
                     # A shortened step says that the model reached too far: the damping stays.
                     self.mu = max(used / self.decrease if share == 1 else used, self.floor)
                     return done(loss, used, share * float(move.norm()), tried, "ok")
@@ -126,8 +142,15 @@ class GaussNewton:
             mu = max(used * self.increase * 2.0 ** max(0, tried - 4), self.floor)
             if not mu < CEILING:
                 break
-        self.mu = min(mu, CEILING)
-        return done(before, self.mu, 0.0, tried, "stalled" if finite else "nonfinite")
+        self.mu, self.theta, self._last, self._velocity = min(mu, CEILING), self._best, self._lowest, None
+        return done(self._lowest, self.mu, 0.0, tried, "stalled" if finite else "nonfinite")
+
+    def _acceptable(self, loss: float, v: Tensor) -> bool:
+        """Whether a step that raises the loss goes on along the valley."""
+        if not (self.bold and self._velocity is not None):
+            return False
+        cosine = float(v @ self._velocity / (v.norm() * self._velocity.norm()))
+        return (1 - cosine) ** self.bold * loss <= self._lowest
 
     def _normal(self, problem: LeastSquares) -> tuple[Tensor, DampedNormal]:
         theta, P = self.theta, len(self.theta)
@@ -152,19 +175,21 @@ class GaussNewton:
         random = torch.Generator().manual_seed(self.seed + self.steps)
         return NystromCG(products, self.theta, self.rank, self.tolerance, self.iterations, random)
 
-    def _move(self, problem: LeastSquares, r: Tensor, normal: DampedNormal, mu: float) -> tuple[Tensor | None, float]:
-        """The step for one damping, or None where it is not finite or its acceleration is too large."""
+    def _move(
+        self, problem: LeastSquares, r: Tensor, normal: DampedNormal, mu: float
+    ) -> tuple[Tensor, Tensor | None, float]:
+        """(v, step, damping); no step where it is not finite or its acceleration is too large."""
         solution, used = normal.solve(mu, r)
         v = -solution
         if not bool(torch.isfinite(v).all()):
-            return None, used
+            return v, None, used
         if not self.accelerate:
-            return v, used
+            return v, v, used
         ahead, behind = (problem.residual(self.theta + sign * self.reach * v) for sign in (1, -1))
         second = (ahead - 2 * r + behind) / self.reach**2
         a = -normal.solve(used, second)[0]
         # Written so that a non-finite a is refused too.
-        return (v + 0.5 * a if float(a.norm()) < self.ratio * float(v.norm()) else None), used
+        return v, (v + 0.5 * a if float(a.norm()) <= self.ratio * float(v.norm()) else None), used
 
     def _search(self, problem: LeastSquares, move: Tensor, before: float) -> tuple[float, float]:
         """The lowest loss among the fractions 2⁻ᵏ of the move, and the fraction."""
@@ -180,7 +205,15 @@ class GaussNewton:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on, beside the options."""
-        return {"theta": self.theta.clone(), "mu": self.mu, "steps": self.steps}
+        return {
+            "theta": self.theta.clone(),
+            "mu": self.mu,
+            "steps": self.steps,
+            "velocity": None if self._velocity is None else self._velocity.clone(),
+            "last": self._last,
+            "lowest": self._lowest,
+            "best": self._best.clone(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if state["theta"].shape != self.theta.shape:
@@ -190,3 +223,7 @@ class GaussNewton:
             )
         self.theta = state["theta"].to(self.theta).clone()
         self.mu, self.steps = float(state["mu"]), int(state["steps"])
+        velocity = state["velocity"]
+        self._velocity = None if velocity is None else velocity.to(self.theta).clone()
+        self._last, self._lowest = float(state["last"]), float(state["lowest"])
+        self._best = state["best"].to(self.theta).clone()
