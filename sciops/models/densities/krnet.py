@@ -11,6 +11,8 @@ from sciops.core.errors import UsageError
 from sciops.models.densities.base import Flow, box, weights_of
 from sciops.models.densities.krnet_layers import ActNorm, AffineCoupling, QuadraticCDF, Reverse, Rotation
 
+START = 1024
+
 
 class KRnet(Flow):
     """p(x) = N(z(x); 0, I) |det ∂z/∂x| on a box that is a little larger than the one asked for.
@@ -32,7 +34,7 @@ class KRnet(Flow):
 
     zero_start  couplings start as the identity; False: Glorot normal as published, a random density in many dimensions
 
-    The weights come from `seed`, and the actnorms are initialised with 1,024 uniform points, so that p starts near the
+    The weights come from `seed`, and the actnorms are initialised with a Latin hypercube of 1,024 points, so that p starts near the
     uniform density, not at it. |∇p|² is large in boundary layers at the enlarged walls. Cost per point: d/step · depth
     small networks, in both directions. Float32 clamps the logit at 1e-6, float64 at 1e-10.
     Tang, Wan, Liao, "Adaptive deep density approximation for Fokker–Planck equations", JCP 457, 2022.
@@ -81,7 +83,8 @@ class KRnet(Flow):
         self.stages = nn.ModuleList(stages)
         last: list[nn.Module] = [ActNorm(d, self.lower)]
         self.last = nn.ModuleList(last + ([QuadraticCDF(d, bins, self.lower)] if bins else []))
-        self.initialise(low + (high - low) * self.draw(1024, random))
+        order = torch.stack([torch.randperm(START, generator=random) for _ in range(d)], -1).to(self.lower)
+        self.initialise(self.lower + (self.upper - self.lower) * (order + 0.5) / START)
 
     def initialise(self, x: Float[Tensor, "N d"]) -> None:
         """Set the actnorms so that each passes `x` on with mean 0 and variance 1."""

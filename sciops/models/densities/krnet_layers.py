@@ -105,16 +105,24 @@ class QuadraticCDF(nn.Module):
         The logit of a uniform variable is logistic, so a flow that starts here starts close to the uniform density.
         g = Φ⁻¹(σ(scale·y)) has the slope scale σ(1 − σ)/φ(g); beyond `reach` the nodes share what is left of the mass.
         """
-        nodes = self.left[1:].double().cpu()
+        nodes = pad(self.widths.double().cpu().cumsum(0), (1, 0))
         y = (2 * nodes - 1) * self.half_width
-        inner = y.abs() < reach
         tail = torch.sigmoid(-scale * y.abs())  # the smaller tail keeps its digits
         g = torch.special.ndtri(tail)
         slope = scale * tail * (1 - tail) * math.sqrt(2 * math.pi) * torch.exp(g**2 / 2)
+        g = torch.where(y < 0, g, -g)
+        inner = y.abs() < reach
+        # Nodal values whose cells have the mass of g (the values alone overshoot: the slope is convex), held smooth.
+        mean = torch.diag(torch.ones(len(y), dtype=y.dtype)) / 2 + torch.diag(torch.ones(len(y) - 1), 1).to(y) / 2
+        cells = inner[:-1] & inner[1:]
+        rows = torch.cat([mean[:-1][cells], 0.1 * torch.eye(len(y), dtype=y.dtype)])
+        right = torch.cat([(g.diff() / y.diff())[cells], 0.1 * torch.where(inner, slope, 1.0)])
+        value = torch.linalg.lstsq(rows, right[:, None]).solution[1:-1, 0]
         share = ((self.widths[:-1] + self.widths[1:]) / 2).double().cpu()
         free = 1 - float(self.widths[0] + self.widths[-1]) / 2
-        rest = (free - float((slope * share)[inner].sum())) / float(share[~inner].sum())
-        return torch.where(inner, slope, rest).log().to(like)
+        inner = inner[1:-1]
+        rest = (free - float((value * share)[inner].sum())) / float(share[~inner].sum())
+        return torch.where(inner, value, rest).log().to(like)
 
     def densities(self) -> Float[Tensor, "k nodes"]:
         """Nodal densities of unit mass on [0, 1], 1 at both ends."""
