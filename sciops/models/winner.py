@@ -109,11 +109,12 @@ def response(source: Float[Tensor, "*s"], spacing: Sequence[float]) -> Float[Ten
 def centroid_frequency(u: Float[Tensor, "*s"], spacing: Sequence[float]) -> list[float]:
     """Centroid of |FFT(u)| along each axis in radians per unit length, ω = π · (cycles per sample) · (2/h).
 
-    Rows count by their own magnitude, so that empty parts of the box do not; the mean is taken off each row first.
+    Rows count by their own magnitude, so that empty parts of the box do not. The last node of an axis is left out: where
+    u vanishes at both ends the rest is one period.
     """
     found = []
     for axis, h in enumerate(spacing):
-        rows = u.double().movedim(axis, -1)
+        rows = u.double().movedim(axis, -1)[..., :-1]
         Y = torch.fft.rfft(rows, dim=-1).abs()
         f = torch.fft.rfftfreq(rows.shape[-1], dtype=torch.float64).to(Y.device)
         total = float(Y.sum())

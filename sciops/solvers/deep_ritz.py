@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -25,10 +24,10 @@ from sciops.numerics.optimisers import EnergyNaturalGradient
 from sciops.numerics.preconditioned_energy import EnergyFunctional, conjugate_gradients
 from sciops.numerics.variational import EnergyDensity, composite_gauss, first_eigenvalue
 from sciops.solvers.collocation import Answer, CollocationSolver, Equation, Function, relative_residual
-from sciops.solvers.deep_ritz_energy import Metric, RitzEnergy, fields_request
+from sciops.solvers.deep_ritz_energy import RitzEnergy, fields_request
 from sciops.solvers.energy_lift import lift_of, refusal
-from sciops.solvers.pinn import Snapshot, State
-from sciops.solvers.pinn_rows import flat_parameters
+from sciops.solvers.pinn import Snapshot
+from sciops.solvers.pinn_rows import State, flat_parameters
 
 NODES = {1: 40, 2: 8, 3: 4}
 """Default panels per axis, five Gauss points each."""
@@ -67,8 +66,8 @@ class DeepRitz(CollocationSolver):
 
     def __init__(
         self,
-        optimiser: Literal["natural", "adam"] = "natural",
-        metric: Metric = "hessian",
+        optimiser: str = "natural",
+        metric: str = "hessian",
         width: int = 20,
         depth: int = 3,
         activation: str = "tanh",

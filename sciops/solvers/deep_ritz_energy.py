@@ -1,7 +1,5 @@
 """The energy of a network at frozen points, with the metric of its natural gradient."""
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -12,8 +10,6 @@ from sciops.models.hard_boundary import HardBoundary
 from sciops.models.per_sample import per_sample_jacobian
 from sciops.models.trial import Trial
 from sciops.numerics.variational import EnergyDensity
-
-Metric = Literal["hessian", "h1"]
 
 
 def fields_request(ndim: int) -> tuple[tuple[int, ...], ...]:
@@ -31,7 +27,7 @@ class RitzEnergy:
     Memory: F has (d + 1) N rows (d N for h1) and one column per parameter.
     """
 
-    def __init__(self, trial: Trial, density: EnergyDensity, metric: Metric = "hessian", chunk: int = 4096) -> None:
+    def __init__(self, trial: Trial, density: EnergyDensity, metric: str = "hessian", chunk: int = 4096) -> None:
         self.trial, self.metric, self.order = trial, metric, fields_request(trial.ndim)
         self.request: Request = frozenset(self.order)
         # Kept as objects: the trial function remembers its boundary factors by point set.

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -48,8 +47,8 @@ class EnergyDescent(CollocationSolver):
 
     def __init__(
         self,
-        basis: Literal["legendre", "sine"] = "legendre",
-        method: Literal["newton", "gradient"] = "newton",
+        basis: str = "legendre",
+        method: str = "newton",
         modes: int | None = None,
         tol: float = 1e-6,
         maxiter: int = 60,

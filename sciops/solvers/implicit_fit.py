@@ -1,9 +1,9 @@
 """Implicit representations: a network of the coordinates that reproduces a signal on a grid."""
 
+import copy
 import math
 import time
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -51,7 +51,7 @@ class ImplicitFit:
     Reference: Sitzmann et al., NeurIPS 33 (2020); arXiv 2509.09719 (2025).
     """
 
-    initialisation: Literal["winner", "siren"] = "winner"
+    initialisation: str = "winner"
     rule: str | CentroidRule | None = None
     width: int = 256
     depth: int = 5
@@ -98,6 +98,7 @@ class ImplicitFit:
         optimiser = torch.optim.Adam(net.parameters(), lr=self.lr)
         schedule = torch.optim.lr_scheduler.StepLR(optimiser, self.every, self.decay)
         random = torch.Generator().manual_seed(self.seed)
+        best = copy.deepcopy(net.state_dict())
         for step in range(self.steps):
             if seconds is not None and time.perf_counter() - begun > seconds:
                 found.status, found.advice = Status.BUDGET, "The time budget ended before all steps were made."
@@ -106,10 +107,13 @@ class ImplicitFit:
             optimiser.zero_grad(set_to_none=True)
             loss = (net(x[rows]) - y[rows]).square().mean()
             if not bool(torch.isfinite(loss)):
-                found.status, found.advice = Status.DIVERGED, "The loss became infinite or NaN: lower lr."
+                net.load_state_dict(best)
+                found.status = Status.DIVERGED
+                found.advice = "The loss became infinite or NaN; the network is the last one that was logged: lower lr."
                 break
             if step % self.log_every == 0:
                 found.psnr.append((step, psnr_of(net, x, y, extent)))
+                best = copy.deepcopy(net.state_dict())
             loss.backward()
             optimiser.step()
             schedule.step()
