@@ -23,7 +23,8 @@ class CaseData(LightningDataModule):
     shape          points per axis of the grid on which the case is sampled, faces included
     lower, upper   the box: one number, or one per axis
     steps          optimiser steps per epoch
-    points         uniform test points per axis of validation and test
+    points         uniform test points per axis of validation and test; in more than three dimensions the problem's own
+                   `test_points`, where it has them
     seed           of the case
 
     Batches of validation and test are {"x": (P, d)} and, where the problem knows its solution, "u": (P,).
@@ -64,7 +65,11 @@ class CaseData(LightningDataModule):
         return DataLoader(TensorDataset(torch.zeros(self.steps, 0)), batch_size=1, generator=generator(self.seed))
 
     def val_dataloader(self) -> DataLoader:
-        x = self.grid.resized(self.points).points(torch.float64)
+        measured = getattr(self.case.problem, "test_points", None)  # no grid covers more than three axes
+        if self.grid.ndim > 3 and measured is not None:
+            x = measured()
+        else:
+            x = self.grid.resized(self.points).points(torch.float64)
         exact = self.case.problem.exact(self.case, x[None])
         batch = {"x": x} if exact is None else {"x": x, "u": exact[0, 0].detach()}
         return DataLoader([batch], batch_size=1, collate_fn=_only, generator=generator(self.seed))  # type: ignore[arg-type]

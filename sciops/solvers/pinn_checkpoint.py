@@ -13,8 +13,8 @@ from sciops.core.linear import Status
 from sciops.core.random import generator
 from sciops.core.solver import Budget
 from sciops.solvers.checkpoint import read_model
-from sciops.solvers.collocation import Answer, CollocationSolver, Equation, relative_residual
-from sciops.solvers.pinn import PINN, Snapshot, State
+from sciops.solvers.collocation import Answer, CollocationSolver, Equation
+from sciops.solvers.pinn import PINN, Snapshot
 
 KIND = "pinn"
 PROBES = 32
@@ -71,8 +71,7 @@ class TrainedPINN(CollocationSolver):
             )
         training = self.inner.training(equation)
         training.trial.load_state_dict({k: v.to(equation.lower.device) for k, v in self.weights.items()})
-        x = self.inner.check
-        residual = relative_residual(equation, x, State(training.trial, x))
+        residual = training.relative_residual()
         u = Snapshot(training.trial)
         status = Status.OK if residual <= self.threshold else Status.UNRESOLVED
         return Answer(u, status, residual=residual, trace=[(time.perf_counter() - begun, u)])

@@ -1,7 +1,8 @@
 """Physics-informed networks trained by Lightning: the solver's own steps, with logs, checkpoints and exact resume."""
 
+import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -9,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciops.core.config import spec
+from sciops.core.config import resolve_class, spec
 from sciops.core.errors import UsageError
 from sciops.core.random import case_seed, generator
 from sciops.numerics.least_squares import LeastSquares, Stacked
 from sciops.solvers.checkpoint import KEY, SCHEMA
-from sciops.solvers.collocation import Equation, relative_residual
-from sciops.solvers.pinn import PINN, State
+from sciops.solvers.collocation import Equation
+from sciops.solvers.pinn import PINN
 from sciops.solvers.pinn_checkpoint import KIND, probes
 from sciops.solvers.pinn_rows import EquationRows, Sites, ValueRows
 from sciops.solvers.pinn_training import Training
@@ -42,8 +43,9 @@ class PINNModule(pl.LightningModule):
 
     def __init__(self, seed: int = 0, **solver: Any) -> None:
         super().__init__()
-        self.solver = PINN(seed=seed, **solver)
-        self.save_hyperparameters()
+        solver.update({name: plain(value) for name, value in solver.items()})
+        self.solver = PINN(seed=seed, **solver)  # the command line reads the accepted names off this call
+        self.save_hyperparameters({"seed": seed, **solver})
         self.automatic_optimization = False
         self.machine: Training | None = None
         self.weight: float | None = None
@@ -88,8 +90,8 @@ class PINNModule(pl.LightningModule):
     # ---- scores
 
     def _score(self, batch: dict[str, Tensor], name: str) -> None:
-        machine, x = self.training_machine, self.solver.check
-        values = {"residual": relative_residual(machine.equation, x, State(machine.trial, x))}
+        machine = self.training_machine
+        values = {"residual": machine.relative_residual()}
         if "u" in batch:
             with torch.no_grad():
                 u = torch.cat([machine.trial(part)[:, 0] for part in batch["x"].split(8192)])
@@ -209,6 +211,23 @@ def _rate(optimiser: Any) -> float:
     """The learning rate; 1 for methods that find their own step."""
     groups = getattr(optimiser, "param_groups", None)
     return float(groups[0].get("lr", 1.0)) if groups else 1.0
+
+
+def plain(value: Any) -> Any:
+    """Settings as the command line's parser hands them over, as dicts and lists again.
+
+    The parser fills arguments that have no default (the box, which the solver gives) with None: those are left out.
+    """
+    value = value.as_dict() if hasattr(value, "as_dict") else value
+    if isinstance(value, Mapping):
+        found = {name: plain(item) for name, item in value.items()}
+        if isinstance(found.get("init_args"), dict) and "class_path" in found:
+            known = inspect.signature(resolve_class(found["class_path"])).parameters
+            arguments = found["init_args"].items()
+            required = {name for name, p in known.items() if p.default is p.empty}
+            found["init_args"] = {k: v for k, v in arguments if not (v is None and k in required)}
+        return found
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _moved(value: Any, device: torch.device) -> Any:
