@@ -1,13 +1,13 @@
 """Training steps beside DeepXDE (PyTorch back end): same network, weights, points, loss and Adam.
 
-Two questions. Are the loss curves the same? Both train from equal weights; the largest relative difference of the losses
-over the first steps is printed (rounding in float64). How long does a step take? Blocks of steps of both programs alternate in one
-process; the ratio is the median over blocks of CPU seconds, with quartiles. DeepXDE's step is timed alone, without its
-bookkeeping. It evaluates the equation at the boundary points too, this package does not.
+Two questions. Are the loss curves the same? Both train from equal weights; the largest relative difference of the
+losses over the first steps is printed (rounding in float64). How long does a step take? Blocks of steps of both
+programs alternate in one process; the ratio is the median over blocks of CPU seconds, with quartiles. DeepXDE's step is
+timed alone, without its bookkeeping. It evaluates the equation at the boundary points too, this package does not.
 
 Problems: one_peak, −Δu = f with the boundary imposed exactly, 6×32, 1000 points (the network of DAS); burgers, 3×20,
-2540 points inside and 240 on the faces (DeepXDE's own example); ten_dimensional, −Δu = f with 200 boundary points, 6×64,
-1024 points.
+2540 points inside and 240 on the faces (DeepXDE's own example); ten_dimensional, −Δu = f, 200 boundary points,
+6×64, 1024 points.
 
     pip install deepxde==1.15.0        # or: pip install -e ".[benchmark]"
     OMP_NUM_THREADS=1 python experiments/benchmarks/deepxde.py

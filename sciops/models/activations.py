@@ -65,11 +65,13 @@ class Tanh(Smooth):
         t = torch.tanh(z)
         if order == 0:
             return (t,)
-        first = 1 - t * t
+        first = torch.addcmul(t.new_ones(()), t, t, value=-1)
         if order == 1:
             return t, first
-        second = -2 * t * first
-        return (t, first, second) if order == 2 else (t, first, second, (6 * t * t - 2) * first)
+        second = (t * first).mul_(-2)
+        return (
+            (t, first, second) if order == 2 else (t, first, second, torch.addcmul(4 * first, first, first, value=-6))
+        )
 
 
 class Sine(Smooth):

@@ -44,24 +44,22 @@ class _Curve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, t: Tensor | None, bias: Tensor, phi: Smooth, plan: Plan) -> Tensor:
-        value, slopes = (z[0], z[1:]) if t is None else (z, t)
+        value, *slopes = z.unbind(0) if t is None else (z, *t.unbind(0))
         trained = any(ctx.needs_input_grad)
         jets = phi.jet(value + bias, plan.order + int(trained))
         out = torch.empty((1 + len(slopes), *value.shape), dtype=value.dtype, device=value.device)
-        out[0] = jets[0]
-        D, K = len(plan.first), len(plan.second)
+        made, *bent = out.unbind(0)
+        made.copy_(jets[0])
+        for i in range(len(slopes)):
+            torch.mul(jets[1], slopes[i], out=bent[i])
+        for r, (i, j) in enumerate(plan.second, len(plan.first)):
+            bent[r].addcmul_(jets[2], slopes[plan.row((i,))] * slopes[plan.row((j,))])
         q = None
-        for i in range(D):
-            torch.mul(jets[1], slopes[i], out=out[1 + i])
-        for r, (i, j) in enumerate(plan.second, D):
-            torch.mul(jets[1], slopes[r], out=out[1 + r])
-            out[1 + r].addcmul_(jets[2], slopes[plan.row((i,))] * slopes[plan.row((j,))])
         if plan.collapsed:
             q = slopes[0] * slopes[0]
-            for i in range(1, D):
-                q.addcmul_(slopes[i], slopes[i])
-            torch.mul(jets[1], slopes[D + K], out=out[-1])
-            out[-1].addcmul_(jets[2], q)
+            for slope in slopes[1 : len(plan.first)]:
+                q.addcmul_(slope, slope)
+            bent[-1].addcmul_(jets[2], q)
         ctx.phi, ctx.plan = phi, plan
         if trained:
             ctx.save_for_backward(z, t, bias, q, *jets[1:])
@@ -73,40 +71,33 @@ class _Curve(torch.autograd.Function):
         plan: Plan = ctx.plan
         if torch.is_grad_enabled() or _transformed() or torch._C._functorch.is_legacy_batchedtensor(g):
             return _again(ctx, z, t, bias, g)
-        value, slopes = (z[0], z[1:]) if t is None else (z, t)
-        D = len(plan.first)
-        shape = (len(slopes), *value.shape)
-        out = torch.empty((1 + shape[0], *shape[1:]), dtype=value.dtype, device=value.device)
-        dz, dt = out[0], out[1:]
-        torch.mul(jets[0], g[0], out=dz)
-        towards_first, twist = None, None  # ∂/∂φ′ and 2 φ″ g_s
+        value, *slopes = z.unbind(0) if t is None else (z, *t.unbind(0))
+        out = torch.empty((1 + len(slopes), *value.shape), dtype=value.dtype, device=value.device)
+        dz, *dt = out.unbind(0)
+        to_value, *to_slopes = g.unbind(0)
+        torch.mul(jets[0], to_value, out=dz)
+        towards_first: Tensor | None = None  # ∂/∂φ′
+        for into, to, slope in zip(dt, to_slopes, slopes, strict=True):
+            torch.mul(jets[0], to, out=into)
+            towards_first = to * slope if towards_first is None else towards_first.addcmul_(to, slope)
         if plan.collapsed:
-            torch.mul(jets[0], g[-1], out=dt[-1])
-            towards_first = g[-1] * slopes[-1]
-            dz.addcmul_(jets[2] * q, g[-1])
-            twist = (2 * jets[1]).mul_(g[-1])
-        for i in range(D):
-            torch.mul(jets[0], g[1 + i], out=dt[i])
-            if twist is not None:
-                dt[i].addcmul_(twist, slopes[i])
-            if towards_first is None:
-                towards_first = g[1 + i] * slopes[i]
-            else:
-                towards_first.addcmul_(g[1 + i], slopes[i])
-        for r, (i, j) in enumerate(plan.second, D):
+            dz.addcmul_(jets[2] * q, to_slopes[-1])
+            twist = jets[1] * to_slopes[-1]
+            for into, slope in zip(dt[: len(plan.first)], slopes, strict=False):
+                into.addcmul_(twist, slope, value=2)
+        for r, (i, j) in enumerate(plan.second, len(plan.first)):
             a, b = plan.row((i,)), plan.row((j,))
-            torch.mul(jets[0], g[1 + r], out=dt[r])
-            towards_first.addcmul_(g[1 + r], slopes[r])  # type: ignore[union-attr]
-            dz.addcmul_(jets[2] * g[1 + r], slopes[a] * slopes[b])
-            bent = jets[1] * g[1 + r]
-            dt[a].addcmul_(bent, slopes[b])
-            dt[b].addcmul_(bent, slopes[a])
+            dz.addcmul_(jets[2] * to_slopes[r], slopes[a] * slopes[b])
+            twist = jets[1] * to_slopes[r]
+            dt[a].addcmul_(twist, slopes[b])
+            dt[b].addcmul_(twist, slopes[a])
         if towards_first is not None:
             dz.addcmul_(jets[1], towards_first)
         to_bias = dz.sum(0) if ctx.needs_input_grad[2] else None
         if t is None:
             return out, None, to_bias, None, None
-        return dz, dt.sum(1, keepdim=True) if t.shape[1] == 1 < dt.shape[1] else dt, to_bias, None, None
+        rest = out[1:]
+        return dz, rest.sum(1, keepdim=True) if t.shape[1] == 1 < rest.shape[1] else rest, to_bias, None, None
 
 
 def _again(ctx: Any, z: Tensor, t: Tensor | None, bias: Tensor, g: Tensor) -> tuple[Tensor | None, ...]:
