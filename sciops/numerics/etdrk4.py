@@ -178,6 +178,18 @@ def evolve(
     return Trajectory(lower, length, tuple(kept))
 
 
+def fast_length(n: int) -> int:
+    """The smallest even 2^a 3^b 5^c ≥ n: a length whose transforms are fast."""
+    while True:
+        rest = n
+        for prime in (2, 3, 5):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1 and n % 2 == 0:
+            return n
+        n += 1
+
+
 def _lagrange(s: Float[Tensor, " m"]) -> Float[Tensor, "m w"]:
     """Weights of the nodes 0 … WINDOW−1 in the polynomial through them, at s."""
     nodes = torch.arange(WINDOW, dtype=s.dtype, device=s.device)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciops.core.errors import UsageError
-from sciops.numerics.etdrk4 import Stage
+from sciops.numerics.etdrk4 import Stage, fast_length
 from sciops.problems.evolution import PeriodicEvolution
 
 
@@ -61,7 +61,7 @@ class AllenCahnEvolution(PeriodicEvolution):
         return (5.0 - self.D * k**2).to(torch.complex128)
 
     def nonlinear(self, modes: int) -> Callable[[Tensor], Tensor]:
-        n = 2 * modes + 2
+        n = fast_length(2 * modes + 1)
 
         def cube(v: Tensor) -> Tensor:
             u = torch.fft.irfft(v, n=n, norm="forward")
