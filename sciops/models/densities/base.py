@@ -99,7 +99,7 @@ class Uniform(Density):
     """p = 1/|box|."""
 
     def log_prob(self, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
-        return torch.where(self.inside(x), -self.log_volume, -math.inf).to(x.dtype)
+        return torch.where(self.inside(x), torch.zeros_like(x[:, 0]) - self.log_volume, -math.inf)
 
     def rsample(self, n: int, random: torch.Generator) -> Float[Tensor, "n d"]:
         return self.lower + self.draw(n, random) * (self.upper - self.lower)

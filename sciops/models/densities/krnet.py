@@ -34,9 +34,9 @@ class KRnet(Flow):
 
     zero_start  couplings start as the identity; False: Glorot normal as published, a random density in many dimensions
 
-    The weights come from `seed`, and the actnorms are initialised with a Latin hypercube of 1,024 points, so that p starts near the
-    uniform density, not at it. |∇p|² is large in boundary layers at the enlarged walls. Cost per point: d/step · depth
-    small networks, in both directions. Float32 clamps the logit at 1e-6, float64 at 1e-10.
+    The weights come from `seed`, and the actnorms are initialised with a Latin hypercube of 1,024 points, so that p
+    starts near the uniform density, not at it. |∇p|² is large in boundary layers at the enlarged walls. Cost per point:
+    d/step · depth small networks, in both directions. Float32 clamps the logit at 1e-6, float64 at 1e-10.
     Tang, Wan, Liao, "Adaptive deep density approximation for Fokker–Planck equations", JCP 457, 2022.
     """
 

@@ -7,6 +7,7 @@ from sciops.solvers.samplers.oracle import Oracle
 from sciops.solvers.samplers.r3 import R3
 from sciops.solvers.samplers.rad import RAD
 from sciops.solvers.samplers.rar_d import RARD
+from sciops.solvers.samplers.tempered import Tempered
 from sciops.solvers.samplers.uniform import Uniform, UniformResample
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Oracle",
     "Points",
     "Sampler",
+    "Tempered",
     "Uniform",
     "UniformResample",
     "effective_size",

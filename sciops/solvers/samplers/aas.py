@@ -9,6 +9,7 @@ from torch import Tensor
 from sciops.core.errors import UsageError
 from sciops.models.densities.base import Density
 from sciops.numerics.critic import adapted
+from sciops.solvers.samplers.base import Residual
 from sciops.solvers.samplers.flow_sampler import SPLINE, FlowSampler, log_magnitude, tempered
 
 
@@ -26,7 +27,10 @@ class AAS(FlowSampler):
     detached: the gradient of max_p is that at the best p, so it never runs through the sampler.
 
     beta      start value, 0.005; an exact critic then gives a point feature a disc of radius 4√β in 2-D
-    coverage  [0.05, 0.5]; None keeps β fixed. In ten dimensions let it fall: a spike fills 1e-5 of the box
+    coverage  [0.05, 0.5] in up to two dimensions, to the power d/2 in more, so that a feature of one width per axis
+              counts alike; None keeps β fixed
+    warm      rounds of the cross-entropy of DAS-R before the first step of the game: none in up to three dimensions,
+              6 in more, where uniform points see no spike and ascent alone finds it slowly
     baseline  False for b = 0
     k         q ∝ |r|^k
     ess       tempering of q as in DAS-R, 0.1: where a pool cannot carry q, its largest bearable power
@@ -38,7 +42,7 @@ class AAS(FlowSampler):
     PDEs", ICLR 2024.
     """
 
-    kept = (*FlowSampler.kept, "beta", "chi", "tau")
+    kept = (*FlowSampler.kept, "beta", "chi", "tau", "cold")
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class AAS(FlowSampler):
         baseline: bool = True,
         k: float = 2.0,
         ess: float = 0.1,
+        warm: int | None = None,
     ) -> None:
         super().__init__(flow, uniform, pool, rounds, steps, batch, lr, clip)
         if not beta > 0 or not k > 0 or not 0 <= ess < 1:
@@ -62,17 +67,30 @@ class AAS(FlowSampler):
         if coverage is not None and not 0 < coverage[0] < coverage[1] <= 1:
             raise UsageError(f"coverage must be 0 < low < high ≤ 1 or None; got {coverage}.")
         self.first_beta, self.range, self.baseline, self.k, self.ess = beta, coverage, baseline, k, ess
+        self.warm = warm
 
     def begin(self) -> None:
         super().begin()
         self.beta, self.chi, self.tau = self.first_beta, 1.0, 1.0
+        self.cold = (0 if self.ndim <= 3 else 6) if self.warm is None else self.warm
+
+    def fit(self, residual: Residual) -> None:
+        rounds = self.rounds
+        self.rounds += self.cold  # the first fit only
+        try:
+            super().fit(residual)
+        finally:
+            self.rounds = rounds
 
     def targets(self, r: Float[Tensor, " N"], x: Float[Tensor, "N d"], p: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
         """q − b: relative to the mean over the box, which the importance weights estimate."""
-        self.adapt(x, p)
+        if self.cold == 0:
+            self.adapt(x, p)
         if float(r.max()) == 0:
             return torch.zeros_like(r)
         weighted, self.tau = tempered(log_magnitude(r), p.log(), self.k, self.ess)
+        if self.cold > 0:
+            return weighted
         q = weighted * p * self.volume  # weights have mean 1, so q has volume mean 1
         return q - 1 if self.baseline else q
 
@@ -81,9 +99,17 @@ class AAS(FlowSampler):
         with torch.no_grad():
             self.chi = float(1 / (self.volume * (self.flow.prob(x) ** 2 / p).mean()))
         if self.range is not None:
-            self.beta = adapted(self.beta, self.chi, *self.range)
+            power = max(1.0, self.ndim / 2)
+            self.beta = adapted(self.beta, self.chi, self.range[0] ** power, self.range[1] ** power)
+
+    def one_round(self, residual: Residual) -> bool:
+        done = super().one_round(residual)
+        self.cold = max(0, self.cold - 1)
+        return done
 
     def loss(self, x: Float[Tensor, "n d"], p: Float[Tensor, " n"], target: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        if self.cold > 0:
+            return self.cross_entropy(x, target)
         return -objective(self.flow, x, p, target, self.beta, self.lower, self.upper, self.random)
 
 

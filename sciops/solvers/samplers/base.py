@@ -1,5 +1,6 @@
 """Where a physics-informed network is asked to satisfy its equation: the interface of all samplers."""
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,7 +127,7 @@ class Sampler(ABC):
         for name in self.kept:
             value = getattr(self, name)
             state[name] = value.state_dict() if hasattr(value, "state_dict") else value
-        return state
+        return copy.deepcopy(state)  # modules and optimisers hand out their live tensors
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         missing = {"random", "notes", *self.kept} - set(state)

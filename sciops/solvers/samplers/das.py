@@ -59,8 +59,7 @@ class DASR(FlowSampler):
         return weights
 
     def loss(self, x: Float[Tensor, "n d"], p: Float[Tensor, " n"], target: Float[Tensor, " n"]) -> Float[Tensor, ""]:
-        seen = target > 0
-        return -(target[seen] * self.flow.log_prob(x[seen])).sum() / len(x)
+        return self.cross_entropy(x, target)
 
 
 class DASG(DASR):

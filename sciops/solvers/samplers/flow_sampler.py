@@ -49,7 +49,7 @@ class FlowSampler(Sampler):
                 f"{type(self).__name__} needs 0 < uniform < 1, lr > 0, clip > 0 and pool, rounds, steps, batch ≥ 1; "
                 f"got {uniform}, {lr}, {clip}, {pool}, {rounds}, {steps} and {batch}."
             )
-        self.config = {"class_path": flow} if isinstance(flow, str) else dict(flow)
+        self.config: dict[str, Any] = {"class_path": flow} if isinstance(flow, str) else dict(flow)
         self.eps, self.pool, self.rounds, self.steps = uniform, pool, rounds, steps
         self.batch, self.lr, self.clip = min(batch, pool), lr, clip
 
@@ -61,7 +61,10 @@ class FlowSampler(Sampler):
         """A flow at its start, with a new optimiser."""
         given = {"seed": case_seed(self.seed, self.restarts, "flow"), **(self.config.get("init_args") or {})}
         corners = {"lower": self.lower, "upper": self.upper}
-        self.flow: Density = build({**self.config, "init_args": {**corners, **given}}, Density)
+        self.flow: Density = build(
+            {**self.config, "init_args": {**corners, **given}},
+            Density,  # type: ignore[type-abstract]
+        )
         self.optimiser = torch.optim.Adam(self.flow.parameters(), lr=self.lr)
 
     @property
@@ -113,7 +116,10 @@ class FlowSampler(Sampler):
         law = Mixture([self.flow, whole], [1 - self.eps, self.eps])
         x = law.sample(self.pool, self.random)
         with torch.no_grad():
-            return x, law.prob(x)
+            p = law.prob(x)
+        if not bool(torch.isfinite(x).all() & torch.isfinite(p).all()):
+            raise MassLost(f"{type(self.flow).__name__} is no longer finite.")
+        return x, p
 
     def extended(self, residual: Residual) -> Residual:
         """|r| on the support of the flow: beyond the box the value at its nearest point, times the root of h(x)."""
@@ -137,6 +143,11 @@ class FlowSampler(Sampler):
         if not bool(torch.isfinite(norm)):
             raise MassLost(f"The gradient of {type(self.flow).__name__} is not finite.")
         self.optimiser.step()
+
+    def cross_entropy(self, x: Float[Tensor, "n d"], weights: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+        """−mean w log p_α(x), over the points of positive weight."""
+        seen = weights > 0
+        return -(weights[seen] * self.flow.log_prob(x[seen])).sum() / len(x)
 
     @abstractmethod
     def targets(self, r: Float[Tensor, " N"], x: Float[Tensor, "N d"], p: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
