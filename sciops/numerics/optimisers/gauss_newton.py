@@ -66,7 +66,8 @@ class GaussNewton:
     `memory`: bytes that J may take; beyond it JᵀJ is summed over `chunks` where the problem offers them.
     Cost: O(M P min(M, P)) a step, two to four residuals; memory O(M P + min(M, P)²).
     Fails by "stalled" at the rounding floor. `theta` moves on, `best` is the iterate of the lowest loss on the points
-    of the last step; new points make a new function (seen by its loss at θ), and the loss may rise at that moment.
+    of the last step (`settle` returns to it). New points make a new function, seen by its loss at θ: the loss may rise
+    at that moment, and `best` starts anew.
     Reference: Marquardt 1963; Transtrum & Sethna 2012 (arXiv 1201.5885); Müller & Zeinhofer 2023 (arXiv 2302.13163).
     """
 
@@ -142,8 +143,13 @@ class GaussNewton:
             mu = max(used * self.increase * 2.0 ** max(0, tried - 4), self.floor)
             if not mu < CEILING:
                 break
-        self.mu, self.theta, self._last, self._velocity = min(mu, CEILING), self._best, self._lowest, None
+        self.mu = min(mu, CEILING)
+        self.settle()
         return done(self._lowest, self.mu, 0.0, tried, "stalled" if finite else "nonfinite")
+
+    def settle(self) -> None:
+        """Go back to `best`, before the answer is read; where points are redrawn every few steps, rather go on."""
+        self.theta, self._last, self._velocity = self._best, self._lowest, None
 
     def _acceptable(self, loss: float, v: Tensor) -> bool:
         """Whether a step that raises the loss goes on along the valley."""
