@@ -16,7 +16,7 @@ def run(path: Path) -> dict[str, object]:
 
 
 def test_every_notebook_has_its_test():
-    own = {"one_residual", "smoke_plume", "high_frequency"}
+    own = {"one_residual", "smoke_plume", "high_frequency", "one_peak"}
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == own
 
 
@@ -50,3 +50,18 @@ def test_high_frequency_finds_the_line_bounds_the_error_and_refuses_the_chirp():
     assert found["inside"] > 0.9
     assert found["refused"].status[0].value == "unresolved" and found["refused"].stats["advice"][0]
     assert found["passed_on"].ok and found["chirp_error"] < 1e-6
+
+
+def test_one_peak_is_found_by_points_that_follow_the_residual():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    found = run(FOLDER / "one_peak.ipynb")
+    assert found["final"]["adversarial points"] < 0.1 and found["final"]["uniform points"] > 0.3
+    # What the text says of the loss: at rounding on uniform points, and no measure of the error.
+    losses = found["losses"]
+    assert losses["uniform points"][-1] < 1e-10 < losses["adversarial points"][-1]
+    last = found["shots"]["adversarial points"][-1].x
+    assert float(((last - 0.5).square().sum(1) < 0.15**2).double().mean()) > 3 * 0.15**2 * math.pi / 4
+    assert found["answer"].status[0].value != "ok" or found["best"] < 1e-2
+    assert 1 / 3 < float(found["answer"].stats["error_estimate"][0]) / found["best"] < 3
