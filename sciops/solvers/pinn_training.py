@@ -22,7 +22,7 @@ from sciops.solvers.samplers.base import Points, Sampler
 SECOND_ORDER = ("gauss_newton", "ss_broyden", "bfgs", "lbfgs")
 FIRST_ORDER = ("adam", "soap")
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "gauss_newton": {"mu": 1e-3, "accelerate": True, "memory": 2e9},
+    "gauss_newton": {"mu": 1e-3, "accelerate": True, "bold": 1.0, "ratio": 0.75, "memory": 2e9},
     "ss_broyden": {"max_iter": 20},
     "bfgs": {"max_iter": 20, "method": "bfgs"},
     "lbfgs": {"max_iter": 20, "history_size": 50, "line_search_fn": "strong_wolfe"},
@@ -192,6 +192,8 @@ class Training:
         plan = self.population
         if self.sampler.policy == "fixed":
             return
+        if isinstance(self.optimiser, GaussNewton):
+            self.optimiser.theta = self.optimiser.best
         count = max(1, round(plan.share * plan.count))
         if plan.policy == "published":
             self.points = self.sampler.refresh(self.points, plan.count, self.magnitude)
@@ -246,7 +248,7 @@ class Training:
 
     def _gauss_newton(self) -> Progress:
         made = self.optimiser.step(self.problem)
-        self._write(self.optimiser.theta)
+        self._write(self.optimiser.best)  # the optimiser itself may walk on along a valley
         self.stalls = self.stalls + 1 if made.status == "stalled" else 0
         if made.status == "stalled":
             self.optimiser.mu = 1e-3  # the damping that ended a step must not end the next points' steps too
