@@ -67,7 +67,7 @@ class GaussNewton:
     Cost: O(M P min(M, P)) a step, two to four residuals; memory O(M P + min(M, P)²).
     Fails by "stalled" at the rounding floor. `theta` moves on, `best` is the iterate of the lowest loss on the points
     of the last step (`settle` returns to it). New points make a new function, seen by its loss at θ: the loss may rise
-    at that moment, and `best` starts anew.
+    at that moment, and `best` has to show itself better than θ again (one residual).
     Reference: Marquardt 1963; Transtrum & Sethna 2012 (arXiv 1201.5885); Müller & Zeinhofer 2023 (arXiv 2302.13163).
     """
 
@@ -104,6 +104,7 @@ class GaussNewton:
         self.steps = 0
         self._velocity: Tensor | None = None
         self._last = math.nan  # the loss at θ by the last step: another one now means other points
+        self._bar = math.inf  # the lowest loss of the way on these points
         self._lowest, self._best = math.inf, self.theta
 
     @property
@@ -124,8 +125,8 @@ class GaussNewton:
 
         if not math.isfinite(before):
             return done(before, self.mu, 0.0, 0, "nonfinite")
-        if not abs(before - self._last) <= 1e-8 * before or before < self._lowest:
-            self._lowest, self._best = before, self.theta
+        if not abs(before - self._last) <= 1e-4 * before:
+            self._judge_anew(problem, before)
         mu, finite = self.mu, False
         for tried in range(1, self.tries + 1):
             v, move, used = self._move(problem, r, normal, mu)
@@ -134,6 +135,7 @@ class GaussNewton:
                 loss, share = self._search(problem, move, before)
                 if loss < before or self._acceptable(loss, v):
                     self.theta, self._velocity, self._last = self.theta + share * move, v, loss
+                    self._bar = min(self._bar, loss)
                     if loss < self._lowest:
                         self._lowest, self._best = loss, self.theta
                     # A shortened step says that the model reached too far: the damping stays.
@@ -147,16 +149,26 @@ class GaussNewton:
         self.settle()
         return done(self._lowest, self.mu, 0.0, tried, "stalled" if finite else "nonfinite")
 
+    def _judge_anew(self, problem: LeastSquares, before: float) -> None:
+        """On other points the best iterate has to show again that it is better than θ."""
+        known = self._best
+        # Boldness is measured on the way itself: an old best that stays ahead would forbid every corner.
+        self._bar, self._lowest, self._best = before, before, self.theta
+        if not torch.equal(known, self.theta):
+            loss = half_square(problem.residual(known))
+            if loss < before:
+                self._lowest, self._best = loss, known
+
     def settle(self) -> None:
         """Go back to `best`, before the answer is read; where points are redrawn every few steps, rather go on."""
-        self.theta, self._last, self._velocity = self._best, self._lowest, None
+        self.theta, self._last, self._bar, self._velocity = self._best, self._lowest, self._lowest, None
 
     def _acceptable(self, loss: float, v: Tensor) -> bool:
         """Whether a step that raises the loss goes on along the valley."""
         if not (self.bold and self._velocity is not None):
             return False
         cosine = float(v @ self._velocity / (v.norm() * self._velocity.norm()))
-        return (1 - cosine) ** self.bold * loss <= self._lowest
+        return (1 - cosine) ** self.bold * loss <= self._bar
 
     def _normal(self, problem: LeastSquares) -> tuple[Tensor, DampedNormal]:
         theta, P = self.theta, len(self.theta)
@@ -217,6 +229,7 @@ class GaussNewton:
             "steps": self.steps,
             "velocity": None if self._velocity is None else self._velocity.clone(),
             "last": self._last,
+            "bar": self._bar,
             "lowest": self._lowest,
             "best": self._best.clone(),
         }
@@ -231,5 +244,5 @@ class GaussNewton:
         self.mu, self.steps = float(state["mu"]), int(state["steps"])
         velocity = state["velocity"]
         self._velocity = None if velocity is None else velocity.to(self.theta).clone()
-        self._last, self._lowest = float(state["last"]), float(state["lowest"])
+        self._last, self._bar, self._lowest = (float(state[name]) for name in ("last", "bar", "lowest"))
         self._best = state["best"].to(self.theta).clone()
