@@ -69,7 +69,8 @@ class Problem:
         raise ViewMissing(f"{type(self).__name__} has no reference solver.")
 
     def exact(self, cases: Cases, x: Float[Tensor, "n N d"]) -> Float[Tensor, "n c N"] | None:
-        """The solution at points where a closed form exists, else None."""
+        """The solution at any points, where a closed form or a reference far below any solver's error exists; else
+        None."""
         return None
 
     def formula(self, cases: Cases, x: Float[Tensor, "n N d"]) -> dict[str, Float[Tensor, "n N"]]:

@@ -1,8 +1,8 @@
 """Published centreline velocities of the lid-driven cavity at Re 100, 400 and 1000.
 
 u on the vertical line x = ½ at the heights GHIA_Y, v on the horizontal line y = ½ at GHIA_X; lid velocity 1,
-unit square, 129×129 points. They are themselves second-order solutions: finer ones differ by up to 0.01 at Re 100 and 0.013 at 1000
-(extremes of v at Re 1000: −0.5155 here, −0.5271 in Botella, Peyret, Computers & Fluids 27 (1998) 421–433).
+unit square, 129×129 points. They are themselves second-order solutions: finer ones differ by up to 0.01 at Re 100 and
+0.013 at 1000 (least v at Re 1000: −0.5155 here, −0.5271 in Botella, Peyret, Computers & Fluids 27 (1998) 421–433).
 v(0.9063) at Re 400 is printed as −0.23827, 0.15 off the curve through its neighbours: it is left out here as NaN.
 Reference: Ghia, Ghia, Shin, J. Comput. Phys. 48 (1982) 387–411, tables I and II.
 """
