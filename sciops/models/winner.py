@@ -109,8 +109,8 @@ def response(source: Float[Tensor, "*s"], spacing: Sequence[float]) -> Float[Ten
 def centroid_frequency(u: Float[Tensor, "*s"], spacing: Sequence[float]) -> list[float]:
     """Centroid of |FFT(u)| along each axis in radians per unit length, ω = π · (cycles per sample) · (2/h).
 
-    Rows count by their own magnitude, so that empty parts of the box do not. The last node of an axis is left out: where
-    u vanishes at both ends the rest is one period.
+    Rows count by their own magnitude, so that empty parts of the box do not. The last node is left out: where
+    u vanishes at both ends of an axis the rest is one period.
     """
     found = []
     for axis, h in enumerate(spacing):
