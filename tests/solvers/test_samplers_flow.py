@@ -146,6 +146,38 @@ def test_tempering() -> None:
     assert one == 1.0 and torch.allclose(flat, torch.ones_like(flat))
 
 
+def test_a_law_that_fits_costs_one_round() -> None:
+    calls: list[int] = []
+
+    def residual(x: torch.Tensor) -> torch.Tensor:
+        calls.append(len(x))
+        return wave(x)
+
+    arguments = {"flow": SMALL, "pool": 300, "rounds": 4, "steps": 1}
+    DASR(**arguments).start(-HIGH, HIGH).propose(10, residual)
+    assert calls == [300]
+    DASR(**arguments, enough=1).start(-HIGH, HIGH).propose(10, residual)
+    assert calls == [300] * 5
+
+
+def test_warm_rounds_come_first_and_once() -> None:
+    sampler = AAS(flow=SMALL, pool=300, rounds=1, steps=1, warm=2)
+    sampler.start(-HIGH, HIGH)
+    sampler.fit(bump)
+    assert sampler.cold == 0 and sampler.beta == pytest.approx(0.005 / 1.5)  # one round of the game, χ near 1
+    sampler.fit(bump)
+    assert sampler.beta == pytest.approx(0.005 / 1.5**2)
+    assert AAS().start([-1.0] * 10, [1.0] * 10).cold == 6 and AAS().start([-1.0] * 3, [1.0] * 3).cold == 0
+
+
+@pytest.mark.parametrize("kind", [AAS, DASR])
+def test_float32(kind) -> None:
+    sampler = kind(flow=SMALL, pool=300, rounds=1, steps=2)
+    sampler.start(-HIGH.float(), HIGH.float())
+    points = sampler.propose(50, bump)
+    assert points.x.dtype == points.density.dtype == torch.float32 and points.density.isfinite().all()
+
+
 def l1(flow: torch.nn.Module, target: torch.Tensor, x: torch.Tensor) -> float:
     with torch.no_grad():
         return float((flow.prob(x) - target).abs().mean()) * 4

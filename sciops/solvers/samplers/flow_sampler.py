@@ -108,6 +108,10 @@ class FlowSampler(Sampler):
         for _ in range(self.steps):
             chosen = self.pick(len(x))
             self.step(self.loss(x[chosen], p[chosen], targets[chosen]))
+        return self.settled(targets)
+
+    def settled(self, targets: Float[Tensor, " N"]) -> bool:
+        """Whether the pool of this round came from a law so good that the remaining rounds can be left out."""
         return False
 
     def draw_pool(self) -> tuple[Float[Tensor, "N d"], Float[Tensor, " N"]]:
