@@ -105,6 +105,11 @@ class Ours:
             self.rows.append(ValueRows(trial, sides, data_of(given, sides), weight=2.0))
         self.optimiser = torch.optim.Adam(net.parameters(), lr=given.rate)
 
+    def compiled(self) -> "Ours":
+        self.loss = torch.compile(self.loss, dynamic=False)  # type: ignore[method-assign]
+        self.step()
+        return self
+
     def loss(self) -> Tensor:
         total = self.rows[0].loss()
         for rows in self.rows[1:]:
@@ -180,6 +185,7 @@ def main() -> None:
     parser.add_argument("--problems", nargs="+", default=list(settings()), choices=list(settings()))
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"])
     parser.add_argument("--curve", type=int, default=300, help="steps of the loss curves")
+    parser.add_argument("--compile", action="store_true", help="also this package's loss compiled (minutes)")
     parser.add_argument("--blocks", type=int, default=9)
     parser.add_argument("--steps", type=int, default=10, help="steps in a block")
     given = parser.parse_args()
@@ -193,7 +199,7 @@ def main() -> None:
 
     console = Console(width=160)
     table = Table(title=f"DeepXDE {dde.__version__} with torch {torch.__version__}: one step of Adam")
-    titles = ["problem", "dtype", "sciops ms", "DeepXDE ms", "times faster (quartiles)"]
+    titles = ["problem", "dtype", "sciops ms", "DeepXDE ms", "times faster (quartiles)", "times faster, compiled"]
     for title in [*titles, "largest difference of the losses (steps)", "loss first → last"]:
         table.add_column(title)
     for name in given.problems:
@@ -210,21 +216,24 @@ def row(dde: Any, setting: Setting, kind: str, given: argparse.Namespace) -> lis
     ours_curve = [ours.step() for _ in range(given.curve + 1)]
     far = [abs(a - b) / b for a, b in zip(ours_curve, theirs_curve, strict=True)]
     tenth = max(given.curve // 10, 1)
-    seconds: list[tuple[float, float]] = []
-    for _ in range(given.blocks):
-        pair = []
-        for program in (ours, theirs):
+    programs: list[Ours | Theirs] = [theirs, ours]
+    if given.compile:
+        torch._dynamo.reset()
+        programs.append(Ours(setting, network(setting, dtype), dtype).compiled())
+    seconds = np.zeros((given.blocks, len(programs)))
+    for block in seconds:
+        for k, program in enumerate(programs):
             start = time.process_time()
             for _ in range(given.steps):
                 program.step()
-            pair.append((time.process_time() - start) / given.steps)
-        seconds.append((pair[0], pair[1]))
-    low, middle, high = np.quantile([b / a for a, b in seconds], [0.25, 0.5, 0.75])
-    times = 1000 * np.median(np.array(seconds), 0)
+            block[k] = (time.process_time() - start) / given.steps
+    ratios = [np.quantile(seconds[:, 0] / own, [0.25, 0.5, 0.75]) for own in seconds.T[1:]]
+    times = 1000 * np.median(seconds, 0)
     return [
-        f"{times[0]:.2f}",
         f"{times[1]:.2f}",
-        f"{middle:.2f} ({low:.2f} … {high:.2f})",
+        f"{times[0]:.2f}",
+        *(f"{middle:.2f} ({low:.2f} … {high:.2f})" for low, middle, high in ratios),
+        *([] if given.compile else ["-"]),
         f"{max(far[: tenth + 1]):.1e} ({tenth}), {max(far):.1e} ({given.curve})",
         f"{ours_curve[0]:.4g} → {ours_curve[-1]:.4g}",
     ]

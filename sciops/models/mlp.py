@@ -24,7 +24,9 @@ class MLP(Trial):
 
     One forward pass carries (value, gradient, second derivatives or their sum Δ, third derivatives) through all layers:
     z = W h + b, ∇z = W ∇h, Δh = φ′ Δz + φ″ |∇z|². Cost: one matrix product per channel and layer, d + 2 channels for
-    a Laplacian. Orders beyond three fall back to nested reverse passes.
+    a Laplacian. Orders beyond three fall back to nested reverse passes. A loss of these derivatives needs one backward
+    pass, so `torch.compile(loss, fullgraph=True)` works on it, which it does not on nested passes; fix the number of
+    points, every new shape compiles again (a minute on a CPU).
 
     width, depth    neurons per hidden layer, hidden layers
     activation      name (`sciops.models.activations`) or any smooth elementwise function
