@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciops.core.errors import UsageError
+from sciops.solvers.pinn_training import Training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,6 +65,21 @@ def shot(
     r = torch.cat([residual(part).detach().abs() for part in grid.split(4096)])
     ends = [tuple(float(v[j]) for j in chosen) for v in (low, high)]
     return Shot(title, x.detach()[:, list(chosen)].cpu(), r.reshape(mesh[0].shape).cpu(), ends[0], ends[1])
+
+
+def film(training: Training, steps: int, every: int, axes: Sequence[int] = (0, 1), resolution: int = 120) -> list[Shot]:
+    """Make `steps` steps of a training and take a shot before the first and after every `every` of them.
+
+    `draw_points(film(PINN().training(Equation(case)), 100, 20), "points.png")` is the whole of it.
+    """
+    shots, box = [], (training.equation.lower, training.equation.upper)
+    for taken in range(steps + 1):
+        if taken % every == 0:
+            title = f"step {training.steps}"
+            shots.append(shot(title, training.points.x, training.magnitude, *box, axes, resolution))
+        if taken < steps and not training.done:
+            training.step()
+    return shots
 
 
 def draw_points(shots: Sequence[Shot], path: Path | str | None = None, columns: int = 5) -> "Figure":

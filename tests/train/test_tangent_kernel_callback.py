@@ -10,9 +10,11 @@ import torch
 from sciops.core.errors import UsageError
 from sciops.data.case_data import CaseData
 from sciops.numerics.tangent_kernel import TangentKernel
+from sciops.solvers.collocation import Equation
+from sciops.solvers.pinn import PINN
 from sciops.solvers.pinn_module import PINNModule
 from sciops.solvers.pinn_rows import ValueRows
-from sciops.train.pictures import Shot, draw_points, draw_spectra, shot, thinned
+from sciops.train.pictures import Shot, draw_points, draw_spectra, film, shot, thinned
 from sciops.train.points_callback import PointsCallback
 from sciops.train.tangent_kernel_callback import TangentKernelCallback
 
@@ -116,6 +118,22 @@ def test_shots_show_points_over_the_residual(tmp_path: Path) -> None:
     again = PointsCallback()
     again.load_state_dict(callback.state_dict())
     assert all(torch.equal(a.residual, b.residual) for a, b in zip(again.shots, callback.shots, strict=True))
+
+
+def test_a_film_is_the_training_seen_on_the_way() -> None:
+    case = CaseData(PROBLEM, (9, 9), -1.0, 1.0)
+    case.setup()
+    settings = {**SETTINGS, "sampler": "sciops.solvers.samplers.uniform.UniformResample", "optimiser": "gauss_newton"}
+    training = PINN(**settings, every=2).training(Equation(case.case))
+    shots = film(training, 5, 2, resolution=5)
+    assert [s.title for s in shots] == ["step 0", "step 2", "step 4"] and training.steps == 5
+    assert not torch.equal(shots[0].x, shots[-1].x)
+    again = PINN(**settings, every=2).training(Equation(case.case))
+    corner = torch.tensor([[1.0, 1.0]], dtype=torch.float64)
+    assert float(shots[0].residual[-1, -1]) == float(again.magnitude(corner)[0])
+    for _ in range(4):
+        again.step()
+    assert torch.equal(again.points.x, shots[-1].x)
 
 
 def test_pictures_project_many_dimensions_and_name_mistakes(tmp_path: Path) -> None:
