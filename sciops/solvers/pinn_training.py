@@ -259,9 +259,10 @@ class Training:
             self.optimiser.zero_grad(set_to_none=True)
             loss = self.loss()
             loss.backward()
-            self._before = min(self._before, float(loss)) if self._inside else float(loss)
+            value = float(loss.detach())
+            self._before = min(self._before, value) if self._inside else value
             self._inside = True
-            return float(loss)
+            return value
 
         self._inside, self._before = False, math.inf
         loss = float(self.optimiser.step(closure))
