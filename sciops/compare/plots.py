@@ -97,11 +97,12 @@ def _anytime(results: Results, out: Path) -> Path | None:
     figure, axes = plt.subplots(figsize=(8.4, 5.4), layout="constrained")
     names = list(dict.fromkeys(row.solver for row in results.rows if row.latency))
     for row in (r for r in results.rows if r.default and r.latency):
-        colour = COLOURS[names.index(row.solver) % len(COLOURS)]
+        turn, index = divmod(names.index(row.solver), len(COLOURS))
+        colour, line = COLOURS[index], ("-", "--", ":")[turn % 3]
         good = "full" if row.successes else "none"
         curve = [(s, e) for s, e in row.anytime if s > 0 and e > 0]
         if curve:
-            axes.plot(*zip(*curve, strict=True), color=colour, linewidth=1.5, label=row.label)
+            axes.plot(*zip(*curve, strict=True), color=colour, linestyle=line, linewidth=1.5, label=row.label)
             axes.plot(*curve[-1], marker="o", color=colour, fillstyle=good)
         elif row.score("rel_l2"):
             axes.plot(
