@@ -32,9 +32,9 @@ class LidDrivenCavity(Problem):
     The velocity jumps in the upper corners. The published loss weighs the lid by 2 − 4|x − ½|, which vanishes there:
     `conditions()` carries it. Input: ν, a field of m alone.
 
-    Reference: `numerics/cavity_flow.py` on `cells`² and (`cells`/2)² cells for every m of the grid, cubic splines between,
-    extrapolated by their order 2. `label_error` is the size of that correction to the velocity, an upper estimate; p is
-    infinite in the upper corners and converges away from them. Published centreline values are in `problems/ghia.py`.
+    Reference: `numerics/cavity_flow.py` on `cells`² and (`cells`/2)² cells for every m of the grid, with cubic splines
+    between, extrapolated by their order 2. `label_error` is the size of that correction to the velocity, an upper
+    estimate; p is infinite in the upper corners and converges away from them. Published centreline values are in `problems/ghia.py`.
     Reference: Ghia, Ghia, Shin, J. Comput. Phys. 48 (1982) 387–411; arXiv:2402.11283 (parametric form, lid weight).
     """
 

@@ -158,8 +158,8 @@ def test_too_few_modes_are_refused() -> None:
 def test_the_default_reference_of_kdv() -> None:
     x = points(2000)
     u = KdV().trajectory()(x)
-    for finer in (KdV(steps=40960), KdV(modes=384)):
-        assert float((u - finer.trajectory()(x)).norm() / u.norm()) < 1e-11
+    finer = KdV(steps=40960, modes=320).trajectory()(x)
+    assert float((u - finer).norm() / u.norm()) < 1e-11
 
 
 # ---- Allen–Cahn
@@ -215,8 +215,8 @@ def test_another_integrator_finds_the_same_interfaces() -> None:
 def test_the_default_reference_of_allen_cahn() -> None:
     x = points(2000)
     u = AllenCahnEvolution().trajectory()(x)
-    for finer, bound in ((AllenCahnEvolution(steps=8192), 1e-11), (AllenCahnEvolution(modes=8192), 1e-9)):
-        assert float((u - finer.trajectory()(x)).norm() / u.norm()) < bound
+    finer = AllenCahnEvolution(modes=8192, steps=4096).trajectory()(x)
+    assert float((u - finer).norm() / u.norm()) < 1e-9
 
 
 # ---- convection
