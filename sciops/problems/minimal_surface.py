@@ -20,8 +20,11 @@ class MinimalSurface(Manufactured):
     Law: u is `exact_solution`. The default is Scherk's surface, f = 0, on boxes inside |x|, |y| < π/2 such as
     [−1, 1]²; its slope tan grows without bound at that limit. The energy is convex but its curvature along the gradient
     falls like (1 + |∇u|²)^{−3/2}: steep surfaces are ill-conditioned. The minimiser of a steep boundary function may
-    not exist on domains that are not convex. Differences on a grid take ∇u one-sided at the walls: order 1 there.
-    Input: f; output: u. Two dimensions; the formula decides. Reference: Scherk, J. reine angew. Math. 13 (1835).
+    not exist on domains that are not convex. Scherk's surface is a sum of functions of x and of y, so the linear
+    interpolation of its boundary values is exact: solvers that lift the data start at the solution. Rotated by 45°,
+    log(cos((x−y)/√2)/cos((x+y)/√2)), it is a minimal surface too and asks for more. Differences on a grid take ∇u
+    one-sided at the walls: order 1 there. Input: f; output: u. Two dimensions; the formula decides. Reference: Scherk,
+    J. reine angew. Math. 13 (1835).
     """
 
     exact_solution: str = SCHERK

@@ -32,8 +32,8 @@ from sciops.solvers.pinn_rows import State, flat_parameters
 NODES = {1: 40, 2: 8, 3: 4}
 """Default panels per axis, five Gauss points each."""
 GAUSS = 5
-FRESH = 4096
-"""Points per step where a tensor rule has too many."""
+ROWS = 16384
+"""Rows of the metric per step where a tensor rule has too many points: (d + 1) for every Sobol point."""
 ESTIMATE = {1: 64, 2: 32, 3: 12}
 """Modes per axis of the space in which the error is estimated."""
 STEPS = {"natural": 200, "adam": 5000}
@@ -50,7 +50,7 @@ class DeepRitz(CollocationSolver):
     ones in every step: on fixed random points E has no lower bound for a flexible network.
 
     width, depth, activation   of the perceptron (20, 3, tanh)
-    panels, points             see above (40, 8, 4 panels; 4096 points)
+    panels, points             see above (40, 8, 4 panels; 16384/(d + 1) points)
     steps                      200 (natural), 5000 (adam); Budget.maxiter lowers it
     tol                        asked of the error estimate; ends the iteration early only where the slope is rounding
     clock                      wall | cpu: what budget.seconds counts
@@ -73,7 +73,7 @@ class DeepRitz(CollocationSolver):
         depth: int = 3,
         activation: str = "tanh",
         panels: int | None = None,
-        points: int = FRESH,
+        points: int | None = None,
         steps: int | None = None,
         lr: float = 1e-3,
         mu: float = 1e-2,
@@ -88,7 +88,7 @@ class DeepRitz(CollocationSolver):
             )
         if clock not in ("wall", "cpu"):
             raise UsageError(f"clock must be wall or cpu; got '{clock}'.")
-        for name, value in (("width", width), ("depth", depth), ("points", points), ("panels", panels or 1)):
+        for name, value in (("width", width), ("depth", depth), ("points", points or 1), ("panels", panels or 1)):
             if value < 1:
                 raise UsageError(f"DeepRitz {name} must be 1 or more; got {value}.")
         if not (tol > 0 and lr > 0 and mu > 0 and refinements >= 0 and (steps is None or steps >= 0)):
@@ -167,7 +167,7 @@ class _Fit:
         self.tensor = d <= 3
         self.clock = time.process_time if s.clock == "cpu" else time.perf_counter
         self.started = self.clock()
-        self.panels = s.panels or NODES.get(d, 1)
+        self.panels, self.points = s.panels or NODES.get(d, 1), s.points or ROWS // (d + 1)
         self.sobol = torch.quasirandom.SobolEngine(d, scramble=True, seed=case_seed(s.seed, 0, "deep ritz") % 2**31)
 
     # ---- points
@@ -179,7 +179,7 @@ class _Fit:
         e = self.equation
         if self.sobol.num_generated > 2**28:
             self.sobol.reset()
-        u = self.sobol.draw(self.solver.points, dtype=torch.float64).to(e.lower.device)
+        u = self.sobol.draw(self.points, dtype=torch.float64).to(e.lower.device)
         weights = torch.full_like(u[:, 0], float(e.lengths.prod()) / len(u))
         return RitzEnergy(self.trial, self._density(e.lower + u * e.lengths, weights), self.solver.metric)
 
@@ -249,7 +249,7 @@ class _Fit:
                 self.ended = "nonfinite"
                 return
             E.backward()
-            self.energy = float(E)
+            self.energy = float(E.detach())
             if self.taken % 50 == 0:
                 best = flat_parameters(self.trial)
             optimiser.step()
@@ -280,8 +280,10 @@ class _Fit:
             status = Status.DIVERGED
             advice = "The energy became infinite or NaN; the answer is the best network before: lower lr or raise mu."
         elif not estimate <= tol:
-            status = Status.BUDGET if self.ended == "budget" else Status.UNRESOLVED
-            if status is Status.UNRESOLVED:
+            asked = self.budget.maxiter
+            cut = asked is not None and self.taken >= asked and self.ended == "max_iter"
+            status = Status.BUDGET if self.ended == "budget" else Status.MAX_ITER if cut else Status.UNRESOLVED
+            if status is not Status.BUDGET:
                 advice = (
                     f"The estimated error is {estimate:.1e} after {self.taken} steps: raise steps, width or panels, or "
                     "take EnergyDescent where the box has up to three dimensions."
@@ -293,7 +295,7 @@ class _Fit:
             error_estimate=estimate if math.isfinite(estimate) else None,
             advice=advice or ADVICE[status],
             iterations=self.taken,
-            points=self.solver.points if not self.tensor else (GAUSS * self.panels) ** self.equation.ndim,
+            points=self.points if not self.tensor else (GAUSS * self.panels) ** self.equation.ndim,
             trace=self.trace,
             stats={
                 "energy": self.energy,
@@ -304,13 +306,14 @@ class _Fit:
         )
 
     def _correction(self) -> float:
-        """‖e‖/‖u‖ for D²E(u) e = −DE(u) in a Legendre basis: what one step of Newton's method would still change."""
+        """‖e‖/‖u‖ for D²E(u) e = −DE(u) in a Legendre basis, on CPU: what one step of Newton's method would change."""
         e = self.equation
         space = LegendreSpace(e.lower.tolist(), e.upper.tolist(), ESTIMATE[e.ndim])
         with torch.no_grad():
-            table = self.trial.derivatives(space.points, frozenset(fields_request(e.ndim)))
-        fields = torch.stack([table[key][:, 0] for key in fields_request(e.ndim)])
-        functional = EnergyFunctional(e.case, space, fields)
+            points = space.points.to(e.lower.device)
+            table = self.trial.derivatives(points, frozenset(fields_request(e.ndim)))
+        fields = torch.stack([table[key][:, 0] for key in fields_request(e.ndim)]).detach().cpu()
+        functional = EnergyFunctional(e.case.to(device="cpu"), space, fields)
         _, dual, hessian, _ = functional.hessian(torch.zeros(space.shape, dtype=torch.float64))
         move, _ = conjugate_gradients(hessian, dual, space.riesz, 1e-2, 100)
         w = space.weights

@@ -38,8 +38,9 @@ class EnergyDescent(CollocationSolver):
     modes       largest number per axis (256, 64, 20 in 1, 2, 3 dimensions)
     tol         of the change between the last two levels, relative L²; that change is the error estimate, a cautious
                 one, since it is the error of the level before
-    Cost O(modes^{d+1}) per inner iteration (legendre), O(N log N) (sine). Two or three decimal digits only where the
-    solution has a singular point (p-Laplace with ε → 0). UNRESOLVED where the last level still changed it.
+    Works on CPU. Cost O(modes^{d+1}) per inner iteration (legendre), O(N log N) (sine). Two or three decimal digits
+    only where the solution has a singular point (p-Laplace with ε → 0). UNRESOLVED where the last level still changed
+    it.
     """
 
     needs = frozenset({View.ENERGY, View.BOUNDARY})
@@ -79,7 +80,7 @@ class EnergyDescent(CollocationSolver):
         return reason
 
     def solve_case(self, equation: Equation, budget: Budget) -> Answer:
-        begun = time.perf_counter()
+        begun, equation = time.perf_counter(), Equation(equation.case.to(device="cpu"))
         deadline = math.inf if budget.seconds is None else begun + budget.seconds
         lift = lift_of(equation)
         lower, upper = equation.lower.tolist(), equation.upper.tolist()
@@ -190,5 +191,6 @@ class _Series:
     lift: Function | None
 
     def __call__(self, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
-        u = self.space.evaluate(self.c, x)
-        return u if self.lift is None else u + self.lift(x)[:, 0]
+        points = x.to("cpu", torch.float64)
+        u = self.space.evaluate(self.c, points)
+        return (u if self.lift is None else u + self.lift(points)[:, 0]).to(x.device)

@@ -12,11 +12,15 @@ from sciops.metrics.catalogue import CATALOGUE
 from sciops.problems.advection import Advection
 from sciops.problems.allen_cahn import AllenCahn
 from sciops.problems.boundary_layer import BoundaryLayer
+from sciops.problems.cubic import Cubic
 from sciops.problems.darcy import Darcy
 from sciops.problems.helmholtz import Helmholtz
 from sciops.problems.high_contrast import FAMILIES, HighContrast
 from sciops.problems.homogenisation import Homogenisation
+from sciops.problems.minimal_surface import MinimalSurface
+from sciops.problems.p_laplace import PLaplace
 from sciops.problems.poisson import Poisson
+from sciops.problems.poisson_boltzmann import PoissonBoltzmann
 from sciops.problems.pressure import Pressure
 from sciops.problems.scenes import PARAMETERS
 
@@ -43,6 +47,10 @@ PROBLEMS = [
     Homogenisation(eps=0.5, parameters={"contrast": [-0.5, 0.5]}),
     BoundaryLayer(parameters={"eps": [0.01, 0.02]}),
     *(HighContrast(ndim=d, family=f) for d in (2, 3) for f in FAMILIES),
+    Cubic(exact_solution="a*sin(pi*x)*y", parameters={"a": [1, 2]}),
+    PoissonBoltzmann(ndim=1, exact_solution="a*sin(pi*x)", parameters={"a": [1, 2]}),
+    MinimalSurface(exact_solution="a*x**2*y + x", parameters={"a": [1, 2]}),
+    PLaplace(eps=0.1, parameters={"eps": [0.2, 0.3]}),
 ]
 
 

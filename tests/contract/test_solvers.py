@@ -19,6 +19,8 @@ from sciops.solvers.aggregation_cg import AggregationCG
 from sciops.solvers.amgcl_cg import AmgclCG
 from sciops.solvers.chebyshev import ChebyshevCollocation
 from sciops.solvers.conjugate_directions import ConjugateDirections
+from sciops.solvers.deep_ritz import DeepRitz
+from sciops.solvers.energy_descent import EnergyDescent
 from sciops.solvers.fast_poisson import FastPoisson
 from sciops.solvers.gp_hm import GPHM
 from sciops.solvers.gsmp import GSMP
@@ -117,6 +119,15 @@ def test_operator_learners(name: str, problem: Problem) -> None:
 def test_deep_conjugate_directions(problem: Problem) -> None:
     net = {"class_path": "sciops.models.dcdm.DCDM", "init_args": {"size": [1, 1, 1], "width": 8}}
     assert not broken(ConjugateDirections(net, steps=120, lr=5e-3, harvest=2), problem)
+
+
+def test_energy_descent() -> None:
+    assert not broken(EnergyDescent(modes=40), SMOOTH["Poisson 1-D"])
+
+
+@pytest.mark.slow
+def test_deep_ritz() -> None:
+    assert not broken(DeepRitz(width=8, depth=1, panels=6, steps=60, tol=0.02), SMOOTH["Poisson 1-D"])
 
 
 def test_gp_hm() -> None:

@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 
-from sciops.compare.check import check_problem
 from sciops.core.calculus import Autodiff
 from sciops.core.errors import UsageError
 from sciops.core.grid import Grid
@@ -34,6 +33,7 @@ PROBLEMS = [
     PoissonBoltzmann(ndim=3),
     MinimalSurface(),
     MinimalSurface(exact_solution="x**2*y"),
+    MinimalSurface(exact_solution="log(cos((x - y)/sqrt(2))/cos((x + y)/sqrt(2)))"),
     PLaplace(p=3.0, eps=0.1),
     PLaplace(p=1.5, eps=0.1),
     PLaplace(p=4.0, eps=0.3, ndim=3),
@@ -212,16 +212,5 @@ def test_scherk_has_no_forcing_and_other_surfaces_do() -> None:
     x = points_in(case_of(MinimalSurface()), 50)[None]
     assert not MinimalSurface().forcing({}, x).any()
     assert float(MinimalSurface(exact_solution="x**2*y").forcing({}, x).abs().max()) > 0.1
-
-
-DRAWN = [
-    Cubic(exact_solution="a*sin(pi*x)*y", parameters={"a": [1, 2]}),
-    PoissonBoltzmann(ndim=1, exact_solution="a*sin(pi*x)", parameters={"a": [1, 2]}),
-    MinimalSurface(exact_solution="a*x**2*y + x", parameters={"a": [1, 2]}),
-    PLaplace(eps=0.1, parameters={"eps": [0.2, 0.3]}),
-]
-
-
-@pytest.mark.parametrize("problem", DRAWN, ids=str)
-def test_problems_keep_the_contract(problem: Problem) -> None:
-    assert not [f"{r.name}: {r.message}" for r in check_problem(problem) if not r.passed]
+    rotated = MinimalSurface(exact_solution="log(cos((x - y)/sqrt(2))/cos((x + y)/sqrt(2)))")
+    assert float(rotated.forcing({}, x).abs().max()) < 1e-12  # minimal in any frame

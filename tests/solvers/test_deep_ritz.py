@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sciops.compare.check import check_solver
 from sciops.core.cases import Cases
 from sciops.core.errors import UsageError, ViewMissing
 from sciops.core.grid import Grid
@@ -34,7 +33,7 @@ SMALL = {"width": 10, "depth": 2, "panels": 5}
 VARIATIONAL = [
     Cubic(),
     PoissonBoltzmann(exact_solution="2*sin(2*x)*y"),
-    MinimalSurface(),
+    MinimalSurface(exact_solution="log(cos((x - y)/sqrt(2))/cos((x + y)/sqrt(2)))"),
     PLaplace(p=3.0, eps=1e-2),
     PLaplace(p=1.5, eps=1e-2),
     Poisson(exact_solution="sin(2*x)*exp(y)"),
@@ -223,7 +222,9 @@ def test_too_little_work_is_said() -> None:
         torch.isfinite(none.u(torch.full((1, 2), 0.3, dtype=torch.float64))).all()
     )
     few = DeepRitz(**SMALL).solve_case(Equation(case), Budget(maxiter=1))
-    assert few.status is Status.UNRESOLVED and few.iterations == 1 and "steps" in few.advice
+    assert few.status is Status.MAX_ITER and few.iterations == 1 and "steps" in few.advice
+    short = DeepRitz(**SMALL, steps=1).solve_case(Equation(case), Budget())
+    assert short.status is Status.UNRESOLVED and "steps" in short.advice
     late = DeepRitz(**SMALL).solve_case(Equation(case), Budget(seconds=1e-3))
     assert late.status is Status.BUDGET
     coarse = EnergyDescent(modes=3).solve_case(Equation(case_of(Cubic(exact_solution="sin(9*x)*y"))), Budget())
@@ -271,13 +272,6 @@ def test_energy_descent_solves_darcy_flow_as_differences_do() -> None:
         answer = EnergyDescent(modes=32).solve(case, case.domain).field.values[0, 0, 0]
         distances.append(float((answer - reference).norm() / reference.norm()))
     assert distances[1] < 1e-2 and math.log2(distances[0] / distances[1]) > 1.5
-
-
-@pytest.mark.slow
-def test_solvers_keep_the_contract() -> None:
-    problem = Poisson(exact_solution="sin(a*x)*exp(y)", parameters={"a": [1, 2]})
-    for solver in (EnergyDescent(modes=16), DeepRitz(width=6, depth=1, panels=3, steps=6)):
-        assert not [f"{r.name}: {r.message}" for r in check_solver(solver, problem) if not r.passed]
 
 
 def test_one_bad_case_does_not_touch_the_others() -> None:
