@@ -34,7 +34,7 @@ class LidDrivenCavity(Problem):
 
     Reference: `numerics/cavity_flow.py` on `cells`² and (`cells`/2)² cells for every m of the grid, with cubic splines
     between, extrapolated by their order 2. `label_error` is the size of that correction to the velocity, an upper
-    estimate; p is infinite in the upper corners and converges away from them. Published centreline values are in `problems/ghia.py`.
+    estimate; p is infinite in the upper corners and converges away from them. Published values: `problems/ghia.py`.
     Reference: Ghia, Ghia, Shin, J. Comput. Phys. 48 (1982) 387–411; arXiv:2402.11283 (parametric form, lid weight).
     """
 
