@@ -15,24 +15,27 @@ from sciops.core.errors import UsageError
 from sciops.core.linear import Status
 from sciops.core.random import case_seed, generator
 from sciops.core.solver import Budget
+from sciops.models.embeddings import Periodic
 from sciops.models.hard_boundary import HardBoundary
 from sciops.models.mlp import MLP
 from sciops.models.trial import Trial
 from sciops.solvers.collocation import Answer, CollocationSolver, Equation, Function
 from sciops.solvers.pinn_estimate import error_estimate
 from sciops.solvers.pinn_initialisation import SourceDraw, localise
-from sciops.solvers.pinn_lift import Transfinite, vanishes
+from sciops.solvers.pinn_lift import Transfinite, negligible, vanishes
 from sciops.solvers.pinn_places import composed, find_places
 from sciops.solvers.pinn_rows import Sites, TrialRows, ValueRows
-from sciops.solvers.pinn_training import Population, Stage, Training
+from sciops.solvers.pinn_training import FIRST_ORDER, Population, Stage, Training
 from sciops.solvers.pinn_weak import MODES, RESOLUTION, WeakRows
 from sciops.solvers.samplers.base import Sampler
+from sciops.solvers.samplers.tempered import Tempered
 
 Config = Mapping[str, Any] | str
 CHECKS = 4000
 """Held-out points: half uniform, half from the square of the source."""
 CHECK_EVERY, PATIENCE = 4, 15
-"""Steps between looks at the held-out residual; looks without a gain of 10 % that end the training."""
+"""Steps between looks at the held-out residual (100 times as many of first order); looks without a gain of 10 % that
+end the training."""
 FINE = 8.0
 """Half waves of the source along the box from which on weak rows are made."""
 CELLS = 128**2
@@ -40,7 +43,35 @@ GLOBAL_WIDTH, LOCAL_WIDTH = 8, 20
 
 
 class PINN(CollocationSolver):
-    """R(u_θ) = 0 at points, u_θ a network; min over θ of the mean square residual, by damped Gauss–Newton steps."""
+    """R(u_θ) = 0 at points, u_θ a network: min over θ of mean r² + boundary rows + weak rows, by Gauss–Newton steps.
+
+    Method: u_θ satisfies Dirichlet data exactly (`HardBoundary`); points are half uniform, half from the exact
+    adversarial density of the residual, renewed slowly between steps; every step is a damped least squares in all
+    parameters with geodesic acceleration. Where the source f is fine, networks are placed on its compact features
+    (`pinn_places`) and rows for the low modes of the error join in, which a strong residual hardly sees.
+    Of the solution nothing is known; f is read at points, as any method does.
+
+    network          class path of a Trial with its arguments; None: an MLP of `width`, `depth`, `activation`, or, where
+                     the source has compact places and `local` is True, a small MLP plus windowed ones
+    optimiser        gauss_newton | ss_broyden | bfgs | lbfgs | soap | adam, {"name": …, "steps": …, options}, or a list
+    sampler          class path of a Sampler; None: Oracle in up to three dimensions, Tempered beyond
+    points, max_points   at the start (3 per parameter) and when appending ends (5)
+    population       "steady" (30 % at a time) | "published" (as in the sampler's paper), `every` so many steps
+    importance       weights 1/(|Ω| p) on the rows: the plain L² loss
+    boundary         hard | soft (rows of weight `boundary_weight`) | auto: hard where a lift is affordable
+    initialisation   source | network (the network's own)
+    weak_modes       per axis; None: 8 in 2-D where the source has more than 8 half waves; 0: none
+    max_steps, tolerance   end of the training: steps, held-out relative residual (`Budget.tol` overrides it)
+    threshold        error estimate (residual where there is none) above which the answer is UNRESOLVED
+    clock            what `Budget.seconds` counts: wall | cpu
+
+    The error estimate solves the error equation on a grid (`pinn_estimate`). facts: steps, loss, parameters, and the
+    sampler's β and coverage χ. Cost per step: O(N P²), P parameters, N points; memory 8 N P bytes.
+    Fails, and says so, where the solution has features that neither f nor the residual of a coarse fit shows, and where
+    many places leave few parameters to each.
+    References: Raissi, Perdikaris, Karniadakis, J. Comput. Phys. 378 (2019); Müller & Zeinhofer, ICML 2023
+    (arXiv 2302.13163); Tang, Zhai, Wan, Yang, ICLR 2024 (arXiv 2305.18702).
+    """
 
     def __init__(
         self,
@@ -50,6 +81,7 @@ class PINN(CollocationSolver):
         width: int = 24,
         depth: int = 3,
         activation: str = "tanh",
+        periodic_modes: int = 1,
         points: int | None = None,
         max_points: int | None = None,
         every: int = 8,
@@ -79,7 +111,7 @@ class PINN(CollocationSolver):
             if value < 1:
                 raise UsageError(f"{name} must be 1 or more; got {value}.")
         self.network, self.sampler, self.stages = network, sampler, stages_of(optimiser)
-        self.width, self.depth, self.activation = width, depth, activation
+        self.width, self.depth, self.activation, self.periodic_modes = width, depth, activation, periodic_modes
         self.points, self.max_points, self.every = points, max_points, every
         self.population, self.uniform, self.importance = population, uniform, importance
         self.boundary, self.boundary_weight, self.boundary_points = boundary, boundary_weight, boundary_points
@@ -90,23 +122,30 @@ class PINN(CollocationSolver):
     def training(self, equation: Equation) -> Training:
         """The network and its training for one case, before the first step."""
         random = generator(case_seed(self.seed, 0, "pinn source"))
-        start = self._zero(self._impose(equation, self._network(equation))[0])
+        smallest = MLP(equation.ndim, len(equation.problem.outputs), 1, 1).to(equation.lower.device)
+        start = self._zero(self._impose(equation, smallest)[0])
         draw = SourceDraw(lambda x: _residual(equation, start, x), equation.lower, equation.upper, CHECKS // 2, random)
         net = self._network(equation, draw)
-        trial, extra = self._impose(equation, net)
+        trial, extra = self._impose(equation, net, draw)
         check = torch.cat([equation.interior_points(CHECKS // 2, random), draw.x])
         scale = self._scale(equation, start, draw, random)
         extra += self._weak(equation, trial, draw, scale)
         count = sum(p.numel() for p in trial.parameters() if p.requires_grad)
-        first = self.points or max(1000, 3 * count)
-        most = self.max_points or max(first, 5 * count)
-        # In many dimensions the sampler's law has uniform points and points at every distance of its own.
-        uniform = (0.5 if equation.ndim <= 3 else 0.1) if self.uniform is None else self.uniform
-        population = Population(first, most, every=self.every, uniform=uniform, policy=self.population)
+        many = equation.ndim > 3
+        first = self.points or max(1000, (4 if many else 3) * count)
+        most = self.max_points or max(first, (6 if many else 5) * count)
+        # In many dimensions the sampler's law has uniform points and points at every distance of its own, and a new
+        # point is further from the old ones: fewer are exchanged at a time.
+        uniform, share = (0.4, 0.12) if many else (0.5, 0.3)
+        uniform = uniform if self.uniform is None else self.uniform
+        population = Population(first, most, share, self.every, uniform, self.population)
+        sampler = self._sampler(equation)
+        if isinstance(sampler, Tempered):
+            sampler.source = draw.source
         training = Training(
             equation,
             trial,
-            self._sampler(equation),
+            sampler,
             self.stages,
             population,
             extra,
@@ -136,10 +175,11 @@ class PINN(CollocationSolver):
             if training.steps == snapshot:
                 trace.append((time.perf_counter() - begun, Snapshot(training.trial)))
                 snapshot = math.ceil(1.3 * snapshot)
-            if training.steps % CHECK_EVERY == 0:
+            pace = 100 if training.stages[training.stage].name in FIRST_ORDER else 1
+            if training.steps % (pace * CHECK_EVERY) == 0:
                 residuals.append(training.relative_residual())
                 ended = len(residuals) > PATIENCE and min(residuals[-PATIENCE:]) > 0.9 * min(residuals[:-PATIENCE])
-                if residuals[-1] < tolerance or training.stalls >= 5 or ended:
+                if residuals[-1] < tolerance or training.stalls >= 5 or (ended and pace == 1):
                     break
         trace.append((time.perf_counter() - begun, Snapshot(training.trial)))
         return self._answer(training, trace, tolerance, late, training.steps >= steps < self.max_steps)
@@ -190,20 +230,25 @@ class PINN(CollocationSolver):
         """The network; with a draw of the source, its first weights and local parts follow it."""
         box = {"lower": equation.lower.tolist(), "upper": equation.upper.tolist()}
         channels = len(equation.problem.outputs)
-        # Weights that Glorot drew serve a smooth source better than hyperplanes placed at random.
-        source = draw is not None and self.initialisation == "source" and _fine(draw, equation)
+        # Weights that Glorot drew serve a smooth source better than hyperplanes placed at random; in many dimensions
+        # every feature is a small one.
+        near = draw is not None and self.initialisation == "source" and (equation.ndim > 3 or _fine(draw, equation))
+        source = draw if near else None
         if self.network is None:
-            places = find_places(draw) if source and self.local else []
+            periodic = [axis for axis, kinds in enumerate(equation.problem.boundary.kinds) if "periodic" in kinds]
+            places = find_places(source) if source and self.local and not periodic else []
             size = (self.width, self.depth) if not places else (GLOBAL_WIDTH, 1)
-            net: Trial = MLP(equation.ndim, channels, *size, self.activation, **box, seed=self.seed)
+            first = Periodic(box["lower"], box["upper"], periodic, self.periodic_modes) if periodic else None
+            base = MLP(equation.ndim, channels, *size, self.activation, **box, seed=self.seed, embedding=first)
+            net: Trial = base
             if places:
-                return composed(places, net, LOCAL_WIDTH, self.activation, self.seed).to(equation.lower.device)
+                return composed(places, base, LOCAL_WIDTH, self.activation, self.seed).to(equation.lower.device)
         else:
-            config = {"class_path": self.network} if isinstance(self.network, str) else dict(self.network)
+            config: dict[str, Any] = {"class_path": self.network} if isinstance(self.network, str) else {**self.network}
             given = {"ndim": equation.ndim, "channels": channels, **box, "seed": self.seed}
             net = build({**config, "init_args": given | dict(config.get("init_args") or {})}, Trial)
         if source:
-            localise(net, draw, generator(case_seed(self.seed, 0, "pinn weights")))
+            localise(net, source, generator(case_seed(self.seed, 0, "pinn weights")))
         return net.to(equation.lower.device)
 
     def _weak(self, equation: Equation, trial: Trial, draw: SourceDraw, scale: float) -> list[TrialRows]:
@@ -221,19 +266,23 @@ class PINN(CollocationSolver):
         if self.sampler is not None:
             return build(dict(self.sampler) if isinstance(self.sampler, Mapping) else self.sampler, Sampler)
         if equation.ndim > 3:
-            return build("sciops.solvers.samplers.tempered.Tempered", Sampler)
+            return Tempered()
         return build({"class_path": "sciops.solvers.samplers.oracle.Oracle", "init_args": {"cells": CELLS}}, Sampler)
 
-    def _impose(self, equation: Equation, net: Trial) -> tuple[Trial, list[TrialRows]]:
+    def _impose(self, equation: Equation, net: Trial, draw: SourceDraw | None = None) -> tuple[Trial, list[TrialRows]]:
         """The trial function that satisfies what can be imposed, and the rows of the other conditions."""
         dirichlet = [face for face in equation.faces if face.kind == "dirichlet"]
         zero = vanishes(equation, dirichlet)
+        if equation.ndim > 3 and not zero and draw is not None and self.boundary != "soft":
+            zero = negligible(equation, dirichlet, draw)
         hard = self.boundary == "hard" or (self.boundary == "auto" and (equation.ndim <= 3 or zero))
+        if draw is None and equation.ndim > 6:
+            hard = hard and zero  # the zero function needs no lift
         trial, soft = net, equation.faces
         if hard and dirichlet:
             if equation.ndim > 6 and not zero:
                 raise UsageError(
-                    f"boundary='hard' needs zero data in more than 6 dimensions; got {equation.ndim}: use soft."
+                    f"boundary='hard' needs data near zero in more than 6 dimensions; got {equation.ndim}: use soft."
                 )
             lift = None if zero else Transfinite(equation, dirichlet)
             sides = [(face.axis, face.side) for face in dirichlet]

@@ -9,12 +9,15 @@ from torch import Tensor, nn
 
 from sciops.models.mlp import MLP
 from sciops.models.sums import Sum
+from sciops.numerics.tempering import tempered_path
 
 Source = Callable[[Tensor], Tensor]
 """Points (N, d) ↦ residuals of the zero function (N,): the source f of a linear equation, up to its sign."""
 
 POOL = {1: 4096, 2: 65_536}
-"""Uniform points that stand for the box; 100,000 in more dimensions."""
+"""Stratified points that stand for the box; 100,000 in three dimensions."""
+PATH_DRAWS = 20_000
+"""Points of the tempered path that stand for the box beyond."""
 
 
 class SourceDraw:
@@ -22,8 +25,10 @@ class SourceDraw:
 
     k = ‖∇f‖/(√d ‖f‖), the root mean square wavenumber per axis in L². The solution of −Δu = f has a smaller one: for a
     Gaussian peak in d dimensions the ratio is √(d/(d+4)). `wavenumber` is k times that ratio.
-    Method: a stratified pool weighted by f², then random-walk Metropolis steps with f² as the target, which refine the
-    draw where a feature holds few points of the pool. Where f vanishes the draw is uniform and k = 0.
+    Method: a pool weighted by f²/(its density), then random-walk Metropolis steps with f² as the target, which refine
+    the draw where a feature holds few points of the pool. The pool is stratified in up to three dimensions, and drawn
+    from a tempered path towards f² beyond, where uniform points hardly ever meet a feature. Where f vanishes the draw
+    is uniform and k = 0.
     """
 
     def __init__(
@@ -36,33 +41,34 @@ class SourceDraw:
         moves: int = 20,
     ) -> None:
         self.source, self.lower, self.upper, self.random = source, lower, upper, random
-        pool = self._pool()
-        weight = self._target(pool)
+        pool, law = self._pool()
+        target = self._target(pool)
+        weight = target / law
         total = float(weight.sum())
         self.found = math.isfinite(total) and total > 0
         if not self.found:
             self.x, self.wavenumber = pool[torch.randint(len(pool), (count,), generator=random)], 0.0
             return
         chosen = torch.multinomial((weight / weight.max()).cpu(), count, True, generator=random).to(pool.device)
-        self.x = self._walk(pool[chosen], weight[chosen], moves)
+        self.x = self._walk(pool[chosen], target[chosen], moves)
         d = len(lower)
         self.wavenumber = self._slope() / math.sqrt(d) * math.sqrt(d / (d + 4))
 
     def _uniform(self, n: int) -> Float[Tensor, "n d"]:
         return torch.rand((n, len(self.lower)), generator=self.random, dtype=torch.float64).to(self.lower)
 
-    def _pool(self) -> Float[Tensor, "n d"]:
-        """One random point in every cell of a grid where the dimension allows one; uniform points otherwise."""
+    def _pool(self) -> tuple[Float[Tensor, "n d"], Float[Tensor, " n"]]:
+        """Points and their density: one random point in every cell of a grid, or draws of a tempered path."""
         d = len(self.lower)
-        n = POOL.get(d, 100_000)
-        side = round(n ** (1 / d))
         if d > 3:
-            unit = self._uniform(n)
-        else:
-            axis = torch.arange(side, dtype=torch.float64).to(self.lower)
-            corner = torch.stack(torch.meshgrid(*[axis] * d, indexing="ij"), -1).reshape(-1, d)
-            unit = (corner + self._uniform(len(corner))) / side
-        return self.lower + unit * (self.upper - self.lower)
+            path = tempered_path(lambda x: self._target(x).log(), self.lower, self.upper, self.random)
+            x = path.sample(PATH_DRAWS, self.random)
+            return x, path.log_prob(x).exp()
+        side = round(POOL.get(d, 100_000) ** (1 / d))
+        axis = torch.arange(side, dtype=torch.float64).to(self.lower)
+        corner = torch.stack(torch.meshgrid(*[axis] * d, indexing="ij"), -1).reshape(-1, d)
+        unit = (corner + self._uniform(len(corner))) / side
+        return self.lower + unit * (self.upper - self.lower), torch.ones_like(unit[:, 0])
 
     def _target(self, x: Float[Tensor, "n d"]) -> Float[Tensor, " n"]:
         inside = ((x >= self.lower) & (x <= self.upper)).all(1)
@@ -127,7 +133,8 @@ def localise(net: nn.Module, draw: SourceDraw, random: torch.Generator, share: f
             spread = torch.rand((n, 1), generator=random, dtype=torch.float64).to(half)
             size = (least * (top / least) ** spread).expand(n, d).clone()
             size[:local] = k.clamp(min=0.5)
-            weight = size * direction
+            # |w| grows with √d; beyond three dimensions it is the wavenumber itself: the feature's own along any line.
+            weight = size * direction / (math.sqrt(d) if d > 3 else 1.0)
             through = 2 * torch.rand((n, d), generator=random, dtype=torch.float64).to(half) - 1
             picks = torch.randint(len(draw.x), (n,), generator=random)
             through[:local] = ((draw.x[picks] - middle) / half)[:local]

@@ -8,6 +8,10 @@ from torch import Tensor
 
 from sciops.core.cases import Cases
 from sciops.solvers.collocation import Equation, Face
+from sciops.solvers.pinn_initialisation import SourceDraw
+
+SMALL = 1e-4
+"""Dirichlet data below this share of the solution's size count as zero where no lift is affordable."""
 
 
 class Transfinite:
@@ -61,3 +65,21 @@ def vanishes(equation: Equation, faces: list[Face], n: int = 200) -> bool:
         rows = equation.boundary_rows(face, equation.face_points(face, n, random))
         largest = max(largest, float(rows.rhs.abs().max()))
     return largest < 1e-100
+
+
+def negligible(equation: Equation, faces: list[Face], draw: SourceDraw) -> bool:
+    """Are the Dirichlet data below `SMALL` of the size of the solution, so that a zero lift changes it by no more?
+
+    A solution of −Δu = f with wavenumber k per axis has the size max|f|/(d k²); by the maximum principle boundary data
+    g change it by at most max|g|. g is looked at where the source projects to, and at random points.
+    """
+    k = draw.wavenumber
+    if not draw.found or k <= 0:
+        return False
+    size = float(draw.source(draw.x).abs().max()) / (equation.ndim * k**2)
+    random, largest = torch.Generator().manual_seed(0), 0.0
+    for face in faces:
+        x = torch.cat([draw.x[:500], equation.face_points(face, 500, random)])
+        x[:, face.axis] = (equation.lower, equation.upper)[face.side][face.axis]
+        largest = max(largest, float(equation.boundary_rows(face, x).rhs.abs().max()))
+    return largest <= SMALL * size
