@@ -95,7 +95,7 @@ def gauss_newton(**options: Any) -> Callable[[Run], Advance]:
 
         def advance() -> bool:
             step = optimiser.step(run.rows)
-            vector_to_parameters(optimiser.theta, run.trial.parameters())
+            vector_to_parameters(optimiser.best, run.trial.parameters())
             return step.accepted
 
         return advance
@@ -164,9 +164,9 @@ def main() -> None:
     found: dict[str, list[Run]] = {}
     for seed in range(arguments.seeds):
         for name in arguments.only.split(","):
-            found.setdefault(name, []).append(
-                measure(METHODS[name][1], scene(seed, arguments.points), arguments.seconds)
-            )
+            run = measure(METHODS[name][1], scene(seed, arguments.points), arguments.seconds)
+            found.setdefault(name, []).append(run)
+            console.print(f"seed {seed}, {name}: {run.steps} steps, {run.errors[arguments.seconds]:.1e}")
     checkpoints = list(next(iter(found.values()))[0].errors)
     for checkpoint in checkpoints:
         table.add_column(f"{checkpoint:g} CPU-s", justify="right")
