@@ -48,16 +48,17 @@ class Trial(nn.Module):
         self, x: Float[Tensor, "N d"], request: Request, tape: Tape | None = None
     ) -> dict[Key, Float[Tensor, "N c"]]:
         """Every requested derivative of every channel."""
-        d = Autodiff(x[None])
-        values = self(d.x[0])
-        found: dict[Key, Tensor] = {}
-        for key in request:
-            columns: Sequence[Tensor] = values.unbind(-1)
-            if key == LAPLACIAN:
-                columns = [d.laplacian(u[None])[0] for u in columns]
-            elif any(key):
-                columns = [d.partial(u[None], key)[0] for u in columns]  # type: ignore[arg-type]
-            found[key] = torch.stack(list(columns), -1)
+        with torch.enable_grad():  # a caller without gradients still needs those in x
+            d = Autodiff(x[None])
+            values = self(d.x[0])
+            found: dict[Key, Tensor] = {}
+            for key in request:
+                columns: Sequence[Tensor] = values.unbind(-1)
+                if key == LAPLACIAN:
+                    columns = [d.laplacian(u[None])[0] for u in columns]
+                elif any(key):
+                    columns = [d.partial(u[None], key)[0] for u in columns]  # type: ignore[arg-type]
+                found[key] = torch.stack(list(columns), -1)
         return found
 
 

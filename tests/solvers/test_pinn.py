@@ -50,7 +50,7 @@ def test_one_dimension():
 def test_a_nonlinear_equation():
     case = equation(AllenCahn(ndim=2, exact_solution="sin(x)*cos(2*y)"))
     answer = PINN(**SMALL, max_steps=40).solve_case(case, Budget())
-    assert error(case, answer.u) < 1e-5
+    assert error(case, answer.u) < 1e-4
     assert answer.error_estimate is not None
     assert 0.3 < answer.error_estimate / error(case, answer.u) < 3
 
