@@ -58,7 +58,8 @@ class DeepRitz(CollocationSolver):
     beyond, ‖R(u)‖/(λ₁ m ‖u‖), m the least ellipticity seen, and infinite where there is none. UNRESOLVED where it
     exceeds `tol`. Cost per natural step: d + 1 reverse passes, O((d+1) N P min(P, (d+1) N)), P parameters. float64.
     Fails where E is not convex (the Gram matrix cuts negative curvature off), where ∇u has singular points that the
-    network smooths, and in high dimensions, where sampling noise of ∂E does not vanish at the minimum: 1e-2 to 1e-3.
+    network smooths, and in high dimensions: the sampling noise of ∂E does not vanish at the minimum, as that of a
+    squared residual does, so with fresh points the error stalls; take the strong residual there.
     An energy known to a relative 1e-16 tells u in H¹ to about 1e-8 and no better.
     Reference: E & Yu, Commun. Math. Stat. 6 (2018); Müller & Zeinhofer, ICML 2023 (arXiv 2302.13163).
     """
