@@ -219,6 +219,15 @@ def test_a_lost_flow_is_replaced_and_said(kind) -> None:
     assert sampler.propose(10, wave).x.isfinite().all() and len(sampler.notes) == 1
 
 
+def test_a_flow_that_leaves_the_box_is_replaced() -> None:
+    sampler = DASR(flow="sciops.models.densities.KRnet", pool=200, rounds=1, steps=1, lr=1e-9)
+    sampler.start(-HIGH, HIGH)
+    with torch.no_grad():
+        sampler.flow.last[0].shift.sub_(5.0)  # the whole mass into the margin
+    assert len(sampler.propose(10, wave)) == 10
+    assert len(sampler.notes) == 1 and "drifted out" in sampler.notes[0]
+
+
 def test_krnet_points_are_rejected_not_clamped() -> None:
     sampler = DASR(flow="sciops.models.densities.KRnet", pool=300, rounds=1, steps=2)
     sampler.start(-HIGH, HIGH)
@@ -252,7 +261,6 @@ def against_the_exact_critic(
         sampler.rounds = rounds // 6
         sampler.fit(wave)
     inner = sampler.law.components[0]
-    print(flow, "L1", l1(inner, exact.flatten(), x))
     with torch.no_grad():
         value = float(critic_value(q, inner.prob(x).reshape(80, 80), LENGTHS, beta))
     return l1(inner, exact.flatten(), x), value / best

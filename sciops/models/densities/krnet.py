@@ -24,7 +24,8 @@ class KRnet(Flow):
     [−50, 50] for all coordinates.
 
     step        coordinates that leave at a time, 1 as published for d ≤ 3 (2 in eight dimensions)
-    depth       6, even, so that the order is restored
+    depth       6, even, so that the order is restored; 12 for a critic with a penalty on ∇p, whose slopes an affine
+                coupling steepens at the walls
     width       24, conditioners with two hidden layers, Glorot normal
     activation  "silu" or "tanh": smooth, as a penalty on ∇p needs it; "relu" as published, for cross-entropy
     rotation    an LU-factored matrix before each stage

@@ -96,13 +96,14 @@ class FlowSampler(Sampler):
                 if self.one_round(residual):
                     break
             check_mass(self.flow, self.mass_random())
+            _ = self.law  # says so where too little of the flow is left inside the box
         except MassLost as lost:
             self.restarts += 1
             self.notes.append(f"{lost} It was restarted from nearly uniform (restart {self.restarts}).")
             self.fresh()
 
     def one_round(self, residual: Residual) -> bool:
-        """Pool, weights, steps; True where another round would change nothing."""
+        """Pool, weights, steps; True where the remaining rounds can be left out."""
         x, p = self.draw_pool()
         targets = self.targets(magnitudes(self.extended(residual), x), x, p)
         for _ in range(self.steps):
