@@ -204,7 +204,9 @@ def main() -> None:
         table.add_column(title)
     for name in given.problems:
         for kind in given.dtypes:
-            table.add_row(name, kind, *row(dde, settings()[name], kind, given))
+            found = row(dde, settings()[name], kind, given)
+            console.print(name, kind, *found, sep=" | ")  # a long run shows what it has
+            table.add_row(name, kind, *found)
     console.print(table)
 
 

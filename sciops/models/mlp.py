@@ -87,6 +87,8 @@ class MLP(Trial):
         if any(not isinstance(key, str) and sum(key) > 3 for key in request):
             return super().derivatives(x, request, tape)
         plan = Plan.of(request, self.ndim)
+        if not len(plan) and tape is None:  # values alone
+            return {key: self(x) for key in request}
         channels = self.propagate(x, unit_seeds(plan, x), plan, tape)
         return {key: channels[plan.row_of(key)] for key in request}
 
