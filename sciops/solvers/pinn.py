@@ -1,6 +1,7 @@
 """Physics-informed neural networks: the residual of the equation at points, driven to zero by second-order steps."""
 
 import copy
+import inspect
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciops.core.config import build
+from sciops.core.config import build, resolve_class
 from sciops.core.errors import UsageError
 from sciops.core.linear import Status
 from sciops.core.random import case_seed, generator
@@ -28,6 +29,7 @@ from sciops.solvers.pinn_rows import Sites, TrialRows, ValueRows
 from sciops.solvers.pinn_training import FIRST_ORDER, Population, Stage, Training
 from sciops.solvers.pinn_weak import MODES, RESOLUTION, WeakRows
 from sciops.solvers.samplers.base import Sampler
+from sciops.solvers.samplers.oracle import Oracle
 from sciops.solvers.samplers.tempered import Tempered
 
 Config = Mapping[str, Any] | str
@@ -239,13 +241,16 @@ class PINN(CollocationSolver):
             places = find_places(source) if source and self.local and not periodic else []
             size = (self.width, self.depth) if not places else (GLOBAL_WIDTH, 1)
             first = Periodic(box["lower"], box["upper"], periodic, self.periodic_modes) if periodic else None
-            base = MLP(equation.ndim, channels, *size, self.activation, **box, seed=self.seed, embedding=first)
+            lower, upper = box["lower"], box["upper"]
+            base = MLP(equation.ndim, channels, *size, self.activation, lower, upper, self.seed, embedding=first)
             net: Trial = base
             if places:
                 return composed(places, base, LOCAL_WIDTH, self.activation, self.seed).to(equation.lower.device)
         else:
             config: dict[str, Any] = {"class_path": self.network} if isinstance(self.network, str) else {**self.network}
-            given = {"ndim": equation.ndim, "channels": channels, **box, "seed": self.seed}
+            accepted = inspect.signature(resolve_class(config["class_path"])).parameters
+            facts = {"ndim": equation.ndim, "channels": channels, **box, "seed": self.seed}
+            given = {name: value for name, value in facts.items() if name in accepted}
             net = build({**config, "init_args": given | dict(config.get("init_args") or {})}, Trial)
         if source:
             localise(net, source, generator(case_seed(self.seed, 0, "pinn weights")))
@@ -255,8 +260,9 @@ class PINN(CollocationSolver):
         """Rows of low modes, where the source is fine enough to hide them from the residual."""
         modes = self.weak_modes
         if modes is None:
-            free = equation.problem.boundary.has_free
-            modes = MODES.get(equation.ndim, 0) if _fine(draw, equation) and not free else 0
+            kinds = {kind for pair in equation.problem.boundary.kinds for kind in pair}
+            walls = not kinds & {"free", "periodic"}
+            modes = MODES.get(equation.ndim, 0) if _fine(draw, equation) and walls else 0
         if not modes or not self.weak_weight:
             return []
         shape = [modes] * equation.ndim, [RESOLUTION[equation.ndim](modes)] * equation.ndim
@@ -264,10 +270,11 @@ class PINN(CollocationSolver):
 
     def _sampler(self, equation: Equation) -> Sampler:
         if self.sampler is not None:
-            return build(dict(self.sampler) if isinstance(self.sampler, Mapping) else self.sampler, Sampler)
+            config = dict(self.sampler) if isinstance(self.sampler, Mapping) else self.sampler
+            return build(config, Sampler)  # type: ignore[type-abstract]
         if equation.ndim > 3:
             return Tempered()
-        return build({"class_path": "sciops.solvers.samplers.oracle.Oracle", "init_args": {"cells": CELLS}}, Sampler)
+        return Oracle(cells=CELLS)
 
     def _impose(self, equation: Equation, net: Trial, draw: SourceDraw | None = None) -> tuple[Trial, list[TrialRows]]:
         """The trial function that satisfies what can be imposed, and the rows of the other conditions."""

@@ -21,11 +21,12 @@ def error_estimate(equation: Equation, trial: Trial, wavenumber: float = 0.0) ->
 
     L is the equation, or its tangent at u_θ where that is nonlinear (then e is one Newton step, right where the error
     is small), in second-order differences with about five nodes per 2/`wavenumber`; one sparse factorisation.
-    None where faces are free, in more than three dimensions, for derivatives beyond second order, several unknowns, and
-    where the tangent is singular. Too small where the residual is finer than the grid.
+    None where faces are free or axes periodic, in more than three dimensions, for derivatives beyond second order,
+    several unknowns, and where the tangent is singular. Too small where the residual is finer than the grid.
     """
     d = equation.ndim
-    if d > 3 or equation.problem.boundary.has_free or len(equation.problem.outputs) > 1:
+    kinds = {kind for pair in equation.problem.boundary.kinds for kind in pair}
+    if d > 3 or kinds & {"free", "periodic"} or len(equation.problem.outputs) > 1:
         return None
     n = min(max(math.ceil(2.5 * wavenumber * float(equation.lengths.max())), LEAST[d]), MOST[d])
     axes = [

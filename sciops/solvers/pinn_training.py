@@ -139,6 +139,8 @@ class Training:
         self._freeze()
 
     losses: list[float]
+    _before: float
+    _inside: bool
     wavenumber: float = 0.0
     """Of the source, where it was measured: what error estimates have to resolve."""
 

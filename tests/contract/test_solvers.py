@@ -28,6 +28,7 @@ from sciops.solvers.hypre_cg import HypreCG
 from sciops.solvers.incomplete_cg import IncompleteCG
 from sciops.solvers.multigrid_cg import MultigridCG
 from sciops.solvers.operator import OperatorSolver
+from sciops.solvers.pinn import PINN
 from sciops.solvers.plain_cg import PlainCG
 from sciops.solvers.pyamg_cg import PyamgCG
 from sciops.solvers.random_features import RandomFeatures
@@ -128,6 +129,12 @@ def test_energy_descent() -> None:
 @pytest.mark.slow
 def test_deep_ritz() -> None:
     assert not broken(DeepRitz(width=8, depth=1, panels=6, steps=60, tol=0.02), SMOOTH["Poisson 1-D"])
+
+
+@pytest.mark.slow
+def test_pinn() -> None:
+    small = PINN(width=8, depth=2, points=150, max_steps=25)
+    assert not broken(small, Poisson(ndim=1, modes=2))
 
 
 def test_gp_hm() -> None:
