@@ -47,6 +47,10 @@ class PeriodicEvolution(Problem):
         """One-sided Fourier coefficients of u₀ on [−1, 1], k = 0 … modes, as `torch.fft.rfft` with norm "forward"."""
         raise NotImplementedError
 
+    def face_values(self, face: str, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
+        """Initial values in closed form."""
+        return self.initial(x[:, 0])
+
     def symbol_of(self, k: Tensor) -> Tensor:
         """λ(k) of L at wavenumbers πj."""
         raise NotImplementedError

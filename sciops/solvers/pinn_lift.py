@@ -53,6 +53,9 @@ class Transfinite:
 
 def face_data(case: Cases, face: str, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
     """Dirichlet data at points of a face, differentiable along it."""
+    values = getattr(case.problem, "face_values", None)
+    if values is not None:  # cheaper than the solution in the whole box
+        return values(face, x)
     exact = case.problem.exact(case, x[None])
     return case.on_face(face, x[None])[0] if exact is None else exact[0, 0]
 
