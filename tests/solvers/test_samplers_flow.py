@@ -253,12 +253,14 @@ def against_the_exact_critic(
     exact = critic_density(q, LENGTHS, beta)
     best = float(critic_value(q, exact, LENGTHS, beta))
     config = {"class_path": f"sciops.models.densities.{flow}", "init_args": arguments}
-    sampler = AAS(flow=config, beta=beta / 16, coverage=None, pool=1000, rounds=rounds, steps=steps, lr=lr, clip=0.5)
+    sampler = AAS(
+        flow=config, beta=beta / 16, coverage=None, pool=1000, rounds=rounds // 2, steps=steps, lr=lr, clip=0.5
+    )
     sampler.start(-HIGH, HIGH)
     sampler.fit(wave)
-    for rate in (1e-3, 3e-4):
-        sampler.optimiser.param_groups[0]["lr"] = rate
-        sampler.rounds = rounds // 6
+    sampler.rounds = rounds // 16
+    for k in range(8):  # the second half of the rounds, the rate falling to zero
+        sampler.optimiser.param_groups[0]["lr"] = lr * (1 - (k + 0.5) / 8)
         sampler.fit(wave)
     inner = sampler.law.components[0]
     with torch.no_grad():
@@ -268,21 +270,21 @@ def against_the_exact_critic(
 
 @pytest.mark.slow
 def test_spline_flow_reaches_the_analytic_critic() -> None:
-    distance, ratio = against_the_exact_critic("SplineFlow", {}, 60, 5)
+    distance, ratio = against_the_exact_critic("SplineFlow", {}, 100, 4)
     assert distance < 0.05 and 0.99 < ratio < 1
 
 
 @pytest.mark.slow
 def test_krnet_reaches_the_analytic_critic_with_the_enlarged_box() -> None:
     """Twelve layers: with the published six the walls, steep after a logit, hold it at half of the way."""
-    distance, ratio = against_the_exact_critic("KRnet", {"depth": 12}, 160, 5, lr=5e-3)
+    distance, ratio = against_the_exact_critic("KRnet", {"depth": 12}, 225, 4, lr=5e-3)
     assert distance < 0.1 and 0.985 < ratio < 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flow", ["SplineFlow", "KRnet"])
 def test_a_peak_in_ten_dimensions_is_found(flow: str) -> None:
-    """r = Δ exp(−10|x|²), of which 4,000 uniform points see nothing: six rounds put most points on it."""
+    """r = Δ exp(−10|x|²), of which 4,000 uniform points see next to nothing: seven rounds put most points on it."""
     d = 10
     high = torch.ones(d, dtype=torch.float64)
     arguments = {"step": 5, "depth": 4} if flow == "KRnet" else {}
@@ -293,7 +295,7 @@ def test_a_peak_in_ten_dimensions_is_found(flow: str) -> None:
 
     sampler = DASR(flow={"class_path": f"sciops.models.densities.{flow}", "init_args": arguments}, rounds=7)
     sampler.start(-high, high)
-    assert float((sampler.first(4000).x ** 2).sum(-1).min()) > 0.46
+    assert int(((sampler.first(4000).x ** 2).sum(-1) < 0.46).sum()) <= 2
     points = sampler.propose(2000, residual)
     share = float(((points.x**2).sum(-1) < 0.46).double().mean())  # u > 0.01, 5e-5 of the volume
     assert sampler.tau == 1.0 and share > 0.5
