@@ -24,15 +24,13 @@ class KRnet(Flow):
     [−50, 50] for all coordinates.
 
     step        coordinates that leave at a time, 1 as published for d ≤ 3 (2 in eight dimensions)
-    depth       6, even, so that the order is restored; 12 for a critic with a penalty on ∇p, whose slopes an affine
-                coupling steepens at the walls
+    depth       6, even, so that the order is restored; 12 came closer to a critic with a penalty on ∇p
     width       24, conditioners with two hidden layers, Glorot normal
     activation  "silu" or "tanh": smooth, as a penalty on ∇p needs it; "relu" as published, for cross-entropy
     rotation    an LU-factored matrix before each stage
     bins        32 on a mesh that grows by 1.2 away from zero; 0 for none
     margin      0.005 of the edge on each side (0.01 for an edge of 2), because after a logit the density at the walls
                 is zero or infinite; cut samples off by `Restricted`, multiply targets outside by `cut_off`
-
     zero_start  couplings start as the identity; False: Glorot normal as published, a random density in many dimensions
 
     The weights come from `seed`, and the actnorms are initialised with a Latin hypercube of 1,024 points, so that p
