@@ -33,7 +33,9 @@ PROBLEMS: dict[str, Problem] = {
     "kdv": KdV(),
     "convection": Convection(),
 }
-GAUSS_NEWTON = {"name": "gauss_newton", "decrease": 3.0, "increase": 2.0}
+GAUSS_NEWTON = {"name": "gauss_newton", "bold": 0.0, "decrease": 3.0, "increase": 2.0}
+LOOK = {"adam": 500}
+"""Steps between looks at the held-out residual: the network with the lowest one is the answer."""
 METHODS: dict[str, dict[str, Any]] = {
     "Gauss–Newton, adaptive": {"width": 20, "depth": 3, "optimiser": GAUSS_NEWTON, "every": 10},
     "Adam, uniform": {
@@ -70,6 +72,8 @@ def run(
     training = PINN(clock="cpu", seed=seed, **options).training(Equation(case))
     while (spent := time.process_time() - start - paused) < seconds and not training.done:
         training.step()
+        if training.steps % LOOK.get(training.stages[training.stage].name, 5) == 0:
+            training.look()
         if verbose and spent > shown:
             before = time.process_time()
             print(
@@ -78,6 +82,7 @@ def run(
                 flush=True,
             )
             shown, paused = 1.3 * shown, paused + time.process_time() - before
+    training.settle()
     return error(), spent, training.steps
 
 

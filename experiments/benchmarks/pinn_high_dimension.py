@@ -25,6 +25,8 @@ from sciops.solvers.pinn import PINN
 
 PROBLEMS: dict[str, Peaks] = {"linear": TenDimensional(), "cubic": TenDimensionalCubic()}
 GAUSS_NEWTON = {"name": "gauss_newton", "mu": 1e-2, "bold": 0.0, "decrease": 5.0, "increase": 3.0}
+LOOK = {"adam": 500}
+"""Steps between looks at the held-out residual: the network with the lowest one is the answer."""
 METHODS: dict[str, dict[str, Any]] = {
     "Gauss–Newton, tempered": {"width": 28, "depth": 2, "every": 5, "optimiser": GAUSS_NEWTON},
     "Adam, uniform": {
@@ -53,6 +55,8 @@ def run(problem: Peaks, options: dict[str, Any], seconds: float, seed: int, verb
     training = PINN(clock="cpu", seed=seed, **options).training(Equation(case))
     while (spent := time.process_time() - start - paused) < seconds and not training.done:
         training.step()
+        if training.steps % LOOK.get(training.stages[training.stage].name, 5) == 0:
+            training.look()
         if verbose and spent > shown:
             before = time.process_time()
             whole, box, ball = errors()
@@ -62,6 +66,7 @@ def run(problem: Peaks, options: dict[str, Any], seconds: float, seed: int, verb
                 flush=True,
             )
             shown, paused = 1.3 * shown, paused + time.process_time() - before
+    training.settle()
     return (*errors(), spent, training.steps)
 
 

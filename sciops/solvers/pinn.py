@@ -179,10 +179,11 @@ class PINN(CollocationSolver):
                 snapshot = math.ceil(1.3 * snapshot)
             pace = 100 if training.stages[training.stage].name in FIRST_ORDER else 1
             if training.steps % (pace * CHECK_EVERY) == 0:
-                residuals.append(training.relative_residual())
+                residuals.append(training.look())
                 ended = len(residuals) > PATIENCE and min(residuals[-PATIENCE:]) > 0.9 * min(residuals[:-PATIENCE])
                 if residuals[-1] < tolerance or training.stalls >= 5 or (ended and pace == 1):
                     break
+        training.settle()
         trace.append((time.perf_counter() - begun, Snapshot(training.trial)))
         return self._answer(training, trace, tolerance, late, training.steps >= steps < self.max_steps)
 

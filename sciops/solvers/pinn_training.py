@@ -133,6 +133,7 @@ class Training:
         self.status, self.losses = "ok", []
         self.optimiser = self.stages[0].make(trial)
         self.best: tuple[float, Tensor] = (math.inf, flat_parameters(trial))
+        self.lowest: tuple[float, Tensor] = (math.inf, self.best[1])
         self.points = sampler.first(population.count)
         if population.policy == "steady" and sampler.policy != "fixed":
             self._renew(round((1 - population.uniform) * population.count))
@@ -149,6 +150,22 @@ class Training:
         if len(self.equation.problem.outputs) > 1:
             return float(self.magnitude(self.check).square().mean().sqrt())
         return relative_residual(self.equation, self.check, State(self.trial, self.check))
+
+    def look(self) -> float:
+        """The relative residual at held-out points; the parameters with the lowest one are remembered."""
+        found = self.relative_residual()
+        if math.isfinite(found) and found < self.lowest[0]:
+            self.lowest = (found, self.theta)
+        return found
+
+    def settle(self) -> None:
+        """Back to the parameters with the lowest held-out residual that was seen, at the end of the training.
+
+        New points may reveal a large residual, and the steps after such a moment need a while to mend it.
+        """
+        self.look()
+        if math.isfinite(self.lowest[0]):
+            self._write(self.lowest[1])
 
     # ---- points
 
