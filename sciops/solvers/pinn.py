@@ -19,9 +19,11 @@ from sciops.core.solver import Budget
 from sciops.models.embeddings import Periodic
 from sciops.models.hard_boundary import HardBoundary
 from sciops.models.mlp import MLP
+from sciops.models.sums import Sum
 from sciops.models.trial import Trial
 from sciops.solvers.collocation import Answer, CollocationSolver, Equation, Function
 from sciops.solvers.pinn_estimate import error_estimate
+from sciops.solvers.pinn_growth import Growth
 from sciops.solvers.pinn_initialisation import SourceDraw, localise
 from sciops.solvers.pinn_lift import Transfinite, negligible, vanishes
 from sciops.solvers.pinn_places import composed, find_places
@@ -40,7 +42,8 @@ CHECK_EVERY, PATIENCE = 4, 15
 end the training."""
 FINE = 8.0
 """Half waves of the source along the box from which on weak rows are made."""
-CELLS = 128**2
+CELLS = {1: 4096, 2: 128**2, 3: 128**2}
+"""Of the grid on which the exact critic is computed."""
 GLOBAL_WIDTH, LOCAL_WIDTH = 8, 20
 
 
@@ -63,6 +66,7 @@ class PINN(CollocationSolver):
     boundary         hard | soft (rows of weight `boundary_weight`) | auto: hard where a lift is affordable
     initialisation   source | network (the network's own)
     weak_modes       per axis; None: 8 in 2-D where the source has more than 8 half waves; 0: none
+    growth           {rounds, every, stalled, width}: networks added at residual peaks (`pinn_growth`); None: never
     max_steps, tolerance   end of the training: steps, held-out relative residual (`Budget.tol` overrides it)
     threshold        error estimate (residual where there is none) above which the answer is UNRESOLVED
     clock            what `Budget.seconds` counts: wall | cpu
@@ -97,6 +101,7 @@ class PINN(CollocationSolver):
         local: bool = True,
         weak_modes: int | None = None,
         weak_weight: float = 1.0,
+        growth: Mapping[str, Any] | None = None,
         max_steps: int = 300,
         tolerance: float = 1e-7,
         threshold: float = 1e-2,
@@ -120,6 +125,10 @@ class PINN(CollocationSolver):
         self.initialisation, self.max_steps, self.tolerance = initialisation, max_steps, tolerance
         self.local, self.weak_modes, self.weak_weight = local, weak_modes, weak_weight
         self.threshold, self.clock, self.seed = threshold, clock, seed
+        try:
+            self.growth = Growth(**(growth or {}))
+        except TypeError:
+            raise UsageError(f"growth takes rounds, every, stalled and width; got {', '.join(growth or {})}.") from None
 
     def training(self, equation: Equation) -> Training:
         """The network and its training for one case, before the first step."""
@@ -155,6 +164,7 @@ class PINN(CollocationSolver):
             self.importance,
             self.seed,
             check,
+            self.growth,
         )
         training.wavenumber = draw.wavenumber
         return training
@@ -255,6 +265,10 @@ class PINN(CollocationSolver):
             net = build({**config, "init_args": given | dict(config.get("init_args") or {})}, Trial)
         if source:
             localise(net, source, generator(case_seed(self.seed, 0, "pinn weights")))
+        if self.growth.rounds:
+            if "periodic" in {kind for pair in equation.problem.boundary.kinds for kind in pair}:
+                raise UsageError("growth adds networks that are not periodic; leave it out where an axis is periodic.")
+            net = net if isinstance(net, Sum) else Sum([net])
         return net.to(equation.lower.device)
 
     def _weak(self, equation: Equation, trial: Trial, draw: SourceDraw, scale: float) -> list[TrialRows]:
@@ -275,7 +289,7 @@ class PINN(CollocationSolver):
             return build(config, Sampler)  # type: ignore[type-abstract]
         if equation.ndim > 3:
             return Tempered()
-        return Oracle(cells=CELLS)
+        return Oracle(cells=CELLS[equation.ndim])
 
     def _impose(self, equation: Equation, net: Trial, draw: SourceDraw | None = None) -> tuple[Trial, list[TrialRows]]:
         """The trial function that satisfies what can be imposed, and the rows of the other conditions."""

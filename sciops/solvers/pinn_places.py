@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -83,10 +84,17 @@ def composed(places: list[Place], base: MLP, width: int, activation: str, seed: 
     nets: list[Trial] = [base]
     random = torch.Generator().manual_seed(seed)
     for number, place in enumerate(places):
-        low = [c - 2 * length for c, length in zip(place.centre, place.lengths, strict=True)]
-        high = [c + 2 * length for c, length in zip(place.centre, place.lengths, strict=True)]
-        net = MLP(d, channels, width, 2, activation, low, high, seed=seed + 1 + number)
-        spread_hyperplanes(net, random, 1.5)
-        nets.append(Windowed(net, place.centre, place.lengths))
+        nets.append(windowed(place, d, channels, width, activation, seed + 1 + number, random))
     spread_hyperplanes(base, random, 1.5)
     return Sum(nets)
+
+
+def windowed(
+    place: Place, ndim: int, channels: int, width: int, activation: Any, seed: int, random: torch.Generator
+) -> Windowed:
+    """A network of two hidden layers that lives at a place, zero until it is trained."""
+    low = [c - 2 * length for c, length in zip(place.centre, place.lengths, strict=True)]
+    high = [c + 2 * length for c, length in zip(place.centre, place.lengths, strict=True)]
+    net = MLP(ndim, channels, width, 2, activation, low, high, seed=seed)
+    spread_hyperplanes(net, random, 1.5)
+    return Windowed(net, place.centre, place.lengths)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,10 +12,13 @@ from torch.nn.utils import vector_to_parameters
 
 from sciops.core.errors import UsageError
 from sciops.core.random import case_seed, generator
+from sciops.models.mlp import MLP
 from sciops.models.trial import Trial
 from sciops.numerics.least_squares import Stacked
 from sciops.numerics.optimisers import SOAP, GaussNewton, SSBroyden
 from sciops.solvers.collocation import Equation, relative_residual
+from sciops.solvers.pinn_growth import Growth, grow, residual_peaks
+from sciops.solvers.pinn_places import Place
 from sciops.solvers.pinn_rows import EquationRows, Sites, State, TrialRows, flat_parameters
 from sciops.solvers.samplers.base import Points, Sampler
 
@@ -123,7 +126,10 @@ class Training:
         importance: bool = False,
         seed: int = 0,
         check: Float[Tensor, "N d"] | None = None,
+        growth: Growth | None = None,
     ) -> None:
+        self.growth, self.grown, self._fallen = growth or Growth(), [], math.inf
+        self.seed = seed
         self.check = sampler_free_points(equation, seed) if check is None else check
         self.equation, self.trial, self.sampler = equation, trial, sampler
         self.stages, self.population = list(stages), population
@@ -140,6 +146,8 @@ class Training:
         self._freeze()
 
     losses: list[float]
+    grown: list[list[Place]]
+    """The places of every round of growth so far."""
     _before: float
     _inside: bool
     wavenumber: float = 0.0
@@ -258,6 +266,8 @@ class Training:
             self.refresh()
             if isinstance(self.optimiser, torch.optim.LBFGS):
                 self.optimiser = stage.make(self.trial)  # its memory belongs to the old points
+        if self.stage_steps and self.stage_steps % (self.growth.every * (100 if first_order else 1)) == 0:
+            self._consider_growth()
         progress = self._gauss_newton() if isinstance(self.optimiser, GaussNewton) else self._descend()
         self.steps += 1
         self.stage_steps += 1
@@ -311,6 +321,36 @@ class Training:
         self.stage, self.stage_steps = stage, 0
         self.optimiser = self.stages[stage].make(self.trial)
 
+    def _consider_growth(self) -> None:
+        """Adds networks at the peaks of the residual where the held-out one has stopped falling."""
+        if len(self.grown) >= self.growth.rounds:
+            return
+        now = self.look()
+        stalled, self._fallen = now > self._fallen / self.growth.stalled, now
+        if not stalled:
+            return
+        random = generator(case_seed(self.seed, len(self.grown), "pinn residual peaks"))
+        lower, upper = self.equation.lower, self.equation.upper
+        places = residual_peaks(self.magnitude, lower, upper, random)
+        if not places:
+            return
+        self.settle()
+        new = self._append(places)
+        self.best = (self.best[0], torch.cat([self.best[1], new]))
+        self.lowest = (self.lowest[0], torch.cat([self.lowest[1], new]))
+        plan = self.population  # three points per parameter, as at the start
+        self.population = replace(plan, count=plan.count + 3 * len(new), most=plan.most + 5 * len(new))
+        if self.sampler.policy != "fixed":
+            self.points = self.points + self._drawn(3 * len(new))
+        self._freeze()
+        self.optimiser = self.stages[self.stage].make(self.trial)
+
+    def _append(self, places: list[Place]) -> Float[Tensor, " p"]:
+        activation = next(net.phi for net in self.trial.modules() if isinstance(net, MLP))
+        new = grow(self.trial, places, self.growth.width, activation, self.seed)
+        self.grown.append(places)
+        return new
+
     # ---- resume
 
     def state_dict(self) -> dict[str, Any]:
@@ -320,13 +360,23 @@ class Training:
             "sampler": self.sampler.state_dict(),
             "points": (self.points.x, self.points.density),
             "best": (self.best[0], self.best[1].clone()),
+            "lowest": (self.lowest[0], self.lowest[1].clone()),
+            "growth": (
+                [[(place.centre, place.lengths) for place in places] for places in self.grown],
+                self._fallen,
+                (self.population.count, self.population.most),
+            ),
             "counters": (self.steps, self.stage, self.stage_steps, self.stalls, self.status, list(self.losses)),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        rounds, self._fallen, (count, most) = state["growth"]
+        for places in rounds[len(self.grown) :]:
+            self._append([Place(tuple(centre), tuple(lengths)) for centre, lengths in places])
+        self.population = replace(self.population, count=count, most=most)
         self.trial.load_state_dict(state["trial"])
         self.steps, self.stage, self.stage_steps, self.stalls, self.status, losses = state["counters"]
-        self.losses, self.best = list(losses), state["best"]
+        self.losses, self.best, self.lowest = list(losses), state["best"], state["lowest"]
         self.optimiser = self.stages[self.stage].make(self.trial)
         self.optimiser.load_state_dict(state["optimiser"])
         self.sampler.load_state_dict(state["sampler"])

@@ -79,10 +79,10 @@ class Diverges(Solver):
         return Solution(Field.steady(values, out, ("u",)), [Status.OK] * len(cases))
 
 
-class NeedsEnergy(Solver):
+class NeedsStep(Solver):
     """Asks for a view that Poisson does not offer."""
 
-    needs = frozenset({View.ENERGY})
+    needs = frozenset({View.STEP})
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def test_everything_is_written_and_failures_are_rows(splits, tmp_path, quiet):
         contestant("Mean", seeds=(0, 1)),
         contestant("Crashes"),
         contestant("Diverges"),
-        contestant("NeedsEnergy"),
+        contestant("NeedsStep"),
         transfer=(0.5, 1.0, 2.0),
         transfer_cases=4,
         shifts={"rougher": {"tau": 1.0}},
@@ -44,8 +44,8 @@ def test_everything_is_written_and_failures_are_rows(splits, tmp_path, quiet):
     rows = {(r.solver, r.setting, r.seed): r for r in results.rows}
     assert rows["Crashes", "", 0].status == "failed"
     assert "moon" in rows["Crashes", "", 0].message
-    assert rows["NeedsEnergy", "", 0].status == "refused"
-    assert "energy" in rows["NeedsEnergy", "", 0].message
+    assert rows["NeedsStep", "", 0].status == "refused"
+    assert "step" in rows["NeedsStep", "", 0].message
     bad = rows["Diverges", "", 0]
     assert bad.status == "partial"
     assert bad.statuses == {"ok": 6, "nonfinite": 2}

@@ -107,7 +107,7 @@ def test_a_class_of_another_kind_is_never_called() -> None:
         ({"class_path": "sciops.problems.poisson.Poisson", "init_args": {"condition": "robin"}}, "dirichlet, neumann"),
         ({"class_path": "sciops.problems.darcy.Darcy", "init_args": {"low": 5.0, "high": 2.0}}, "low ≤ high"),
         ({"class_path": "sciops.problems.poisson.Poisson", "init_args": {"parameters": {"a": [1, 2]}}}, "manufactured"),
-        ({"class_path": "sciops.problems.poisson.Poisson", "init_args": {"ndim": 4}}, "1, 2 or 3"),
+        ({"class_path": "sciops.problems.poisson.Poisson", "init_args": {"ndim": 4}}, "1 to 3"),
     ],
 )
 def test_wrong_configurations_get_one_sentence(config: dict, match: str) -> None:

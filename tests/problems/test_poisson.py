@@ -165,7 +165,7 @@ def test_without_seeds_the_reference_is_discrete_and_says_so() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"ndim": 4}, "1, 2 or 3"),
+        ({"ndim": 4}, "1 to 3"),
         ({"condition": "robin"}, "dirichlet, neumann, periodic"),
         ({"parameters": {"a": [0, 1]}}, "exact_solution too"),
         ({"exact_solution": "x", "condition": "periodic"}, "not periodic"),

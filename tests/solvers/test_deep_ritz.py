@@ -243,7 +243,9 @@ def test_an_energy_that_overflows_is_a_status() -> None:
 @pytest.mark.parametrize("problem", VARIATIONAL, ids=str)
 def test_energy_descent_reaches_what_the_solution_allows(problem: Problem) -> None:
     case = case_of(problem)
-    answer = EnergyDescent(modes=24).solve_case(Equation(case), Budget())
+    # Scherk's surface is singular at distance 0.22 from the box: N modes leave about 1.92^−N.
+    modes = 40 if isinstance(problem, MinimalSurface) else 24
+    answer = EnergyDescent(modes=modes).solve_case(Equation(case), Budget())
     goal = 1e-3 if isinstance(problem, PLaplace) and problem.p > 2 else 1e-5 if isinstance(problem, PLaplace) else 1e-10
     error = error_of(case, answer)
     assert error < goal
