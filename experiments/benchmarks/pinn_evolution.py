@@ -108,7 +108,7 @@ def main() -> None:
             spent, steps = median(s for _, s, _ in found), median(k for _, _, k in found)
             quarts = f"{low:.2e} … {high:.2e}"
             table.add_row(name, method, f"{median(errors):.2e}", quarts, f"{spent:.0f}", f"{steps:.0f}")
-    Console().print(table)
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def main() -> None:
             box, ball, spent, steps = (median(column) for column in list(zip(*found, strict=True))[1:])
             numbers = (f"{median(errors):.2e}", f"{low:.2e} … {high:.2e}", f"{box:.2e}", f"{ball:.2e}")
             table.add_row(name, method, *numbers, f"{spent:.0f}", f"{steps:.0f}")
-    Console().print(table)
+    Console(width=140).print(table)
 
 
 if __name__ == "__main__":

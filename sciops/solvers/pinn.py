@@ -68,7 +68,7 @@ class PINN(CollocationSolver):
     weak_modes       per axis; None: 8 in 2-D where the source has more than 8 half waves; 0: none
     growth           {rounds, every, stalled, width}: networks added at residual peaks (`pinn_growth`); None: never
     max_steps, tolerance   end of the training: steps, held-out relative residual (`Budget.tol` overrides it)
-    threshold        error estimate (residual where there is none) above which the answer is UNRESOLVED
+    threshold        error estimate above which the answer is UNRESOLVED; where there is none, a residual above a tenth
     clock            what `Budget.seconds` counts: wall | cpu
 
     The error estimate solves the error equation on a grid (`pinn_estimate`). facts: steps, loss, parameters, and the
@@ -204,13 +204,14 @@ class PINN(CollocationSolver):
         residual = training.relative_residual()
         estimate = error_estimate(training.equation, training.trial, training.wavenumber)
         error = residual if estimate is None else estimate
+        threshold = 0.1 * self.threshold if estimate is None else self.threshold  # errors outgrow residuals
         status, advice = Status.OK, ""
         if training.status == "nonfinite":
             status = Status.DIVERGED
             advice = "The loss became infinite or NaN; the answer is the best network before it: lower the rate."
         elif cut and residual > tolerance:
             status = Status.MAX_ITER
-        elif not error <= self.threshold:
+        elif not error <= threshold:
             status = Status.BUDGET if late else Status.UNRESOLVED
             if not late:
                 advice = (
