@@ -27,7 +27,7 @@ from sciops.solvers.pinn_growth import Growth
 from sciops.solvers.pinn_initialisation import SourceDraw, localise
 from sciops.solvers.pinn_lift import Transfinite, negligible, vanishes
 from sciops.solvers.pinn_places import composed, find_places
-from sciops.solvers.pinn_rows import Sites, TrialRows, ValueRows
+from sciops.solvers.pinn_rows import ParameterRows, Sites, ValueRows
 from sciops.solvers.pinn_training import FIRST_ORDER, Population, Stage, Training
 from sciops.solvers.pinn_weak import MODES, RESOLUTION, WeakRows
 from sciops.solvers.samplers.base import Sampler
@@ -272,7 +272,7 @@ class PINN(CollocationSolver):
             net = net if isinstance(net, Sum) else Sum([net])
         return net.to(equation.lower.device)
 
-    def _weak(self, equation: Equation, trial: Trial, draw: SourceDraw, scale: float) -> list[TrialRows]:
+    def _weak(self, equation: Equation, trial: Trial, draw: SourceDraw, scale: float) -> list[ParameterRows]:
         """Rows of low modes, where the source is fine enough to hide them from the residual."""
         modes = self.weak_modes
         if modes is None:
@@ -292,7 +292,9 @@ class PINN(CollocationSolver):
             return Tempered()
         return Oracle(cells=CELLS[equation.ndim])
 
-    def _impose(self, equation: Equation, net: Trial, draw: SourceDraw | None = None) -> tuple[Trial, list[TrialRows]]:
+    def _impose(
+        self, equation: Equation, net: Trial, draw: SourceDraw | None = None
+    ) -> tuple[Trial, list[ParameterRows]]:
         """The trial function that satisfies what can be imposed, and the rows of the other conditions."""
         dirichlet = [face for face in equation.faces if face.kind == "dirichlet"]
         zero = vanishes(equation, dirichlet)
@@ -312,7 +314,7 @@ class PINN(CollocationSolver):
             trial = HardBoundary(net, equation.lower.tolist(), equation.upper.tolist(), sides, lift)
             soft = [face for face in equation.faces if face.kind != "dirichlet"]
         random = generator(case_seed(self.seed, 0, "pinn boundary"))
-        rows: list[TrialRows] = []
+        rows: list[ParameterRows] = []
         for face in soft:
             x = equation.face_points(face, self.boundary_points, random)
             order = tuple(int(face.kind == "neumann" and j == face.axis) for j in range(equation.ndim))

@@ -1,6 +1,7 @@
 """The rows of a physics-informed least squares: equation, boundary and weak low modes at frozen points."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -43,24 +44,45 @@ class Sites:
         return [r[0] for r in (found if isinstance(found, tuple | list) else (found,))]
 
 
-class TrialRows:
+class ParameterRows(ABC):
+    """Rows of a least squares over the flat parameters of a trial function."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial = trial
+
+    def _move(self, theta: Float[Tensor, " P"]) -> None:
+        with torch.no_grad():
+            vector_to_parameters(theta, [p for p in self.trial.parameters() if p.requires_grad])
+
+    @abstractmethod
+    def residual(self, theta: Float[Tensor, " P"]) -> Float[Tensor, " M"]:
+        """r(θ)."""
+
+    @abstractmethod
+    def jacobian(self, theta: Float[Tensor, " P"]) -> tuple[Float[Tensor, " M"], Float[Tensor, "M P"]]:
+        """r(θ) and ∂r/∂θ."""
+
+    @abstractmethod
+    def loss(self) -> Float[Tensor, ""]:
+        """½‖r‖² at the network's own parameters, with gradients: for first-order methods."""
+
+
+class TrialRows(ParameterRows):
     """Rows that a trial function makes at points; a LeastSquares over its flat parameters.
 
     A subclass gives the points, the derivatives that it reads and the rows; `scale` (N,) or a number multiplies them.
     """
 
     def __init__(self, trial: Trial, x: Float[Tensor, "N d"], request: Request, scale: Tensor | float) -> None:
-        self.trial, self.x, self.request, self.scale = trial, x, request, scale
+        super().__init__(trial)
+        self.x, self.request, self.scale = x, request, scale
 
+    @abstractmethod
     def rows(self, table: dict[Key, Float[Tensor, "N c"]]) -> Sequence[Float[Tensor, " N"]]:
-        raise NotImplementedError
+        """The rows from the derivatives at the points, not scaled yet."""
 
     def scaled(self, table: dict[Key, Float[Tensor, "N c"]]) -> list[Float[Tensor, " N"]]:
         return [self.scale * r for r in self.rows(table)]
-
-    def _move(self, theta: Float[Tensor, " P"]) -> None:
-        with torch.no_grad():
-            vector_to_parameters(theta, [p for p in self.trial.parameters() if p.requires_grad])
 
     def residual(self, theta: Float[Tensor, " P"]) -> Float[Tensor, " M"]:
         self._move(theta)
@@ -74,7 +96,6 @@ class TrialRows:
         return torch.cat(r), J[0] if len(J) == 1 else torch.cat(J)
 
     def loss(self) -> Float[Tensor, ""]:
-        """½‖r‖² at the network's own parameters, with gradients: for first-order methods."""
         table = self.trial.derivatives(self.x, self.request)
         return 0.5 * sum((r.square().sum() for r in self.scaled(table)), self.x.new_zeros(()))
 

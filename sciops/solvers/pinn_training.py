@@ -19,7 +19,7 @@ from sciops.numerics.optimisers import SOAP, GaussNewton, SSBroyden
 from sciops.solvers.collocation import Equation, relative_residual
 from sciops.solvers.pinn_growth import Growth, grow, residual_peaks
 from sciops.solvers.pinn_places import Place
-from sciops.solvers.pinn_rows import EquationRows, Sites, State, TrialRows, flat_parameters
+from sciops.solvers.pinn_rows import EquationRows, ParameterRows, Sites, State, flat_parameters
 from sciops.solvers.samplers.base import Points, Sampler
 
 SECOND_ORDER = ("gauss_newton", "ss_broyden", "bfgs", "lbfgs")
@@ -121,7 +121,7 @@ class Training:
         sampler: Sampler,
         stages: Sequence[Stage],
         population: Population,
-        extra: Sequence[TrialRows] = (),
+        extra: Sequence[ParameterRows] = (),
         scale: float = 1.0,
         importance: bool = False,
         seed: int = 0,

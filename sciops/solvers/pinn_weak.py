@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciops.core.calculus.forward import Key
 from sciops.models.per_sample import per_sample_jacobian
 from sciops.models.trial import Trial
 from sciops.solvers.collocation import Equation
-from sciops.solvers.pinn_rows import Sites, State, TrialRows
+from sciops.solvers.pinn_rows import ParameterRows, Sites, State
 
 MODES = {1: 32, 2: 8, 3: 4}
 """Default modes per axis."""
@@ -21,7 +20,7 @@ BLOCK = 4096
 """Points whose Jacobian exists at a time."""
 
 
-class WeakRows(TrialRows):
+class WeakRows(ParameterRows):
     """w (λ_max/λ_k) ∫ r φ_k dx / √|Ω| for the lowest modes φ_k of the box, r the scaled residual.
 
     φ_k are products of L²-normalised sines on axes with Dirichlet data, of cosines on the others. Where L φ_k = λ_k φ_k
@@ -56,7 +55,7 @@ class WeakRows(TrialRows):
         lines = max(1, BLOCK // inner)
         self.blocks = [Sites(equation.case, part) for part in x.split(lines * inner)]
         self.lines = lines
-        super().__init__(trial, x, self.blocks[0].request, 1.0)
+        super().__init__(trial)
         lam = self._eigenvalues(kinds, nodes)
         self.factors = (weight / scale) * lam.max() / lam
 
@@ -94,9 +93,6 @@ class WeakRows(TrialRows):
         for axis in range(len(tables) - 1, -1, -1):
             whole = torch.tensordot(tables[axis], whole, dims=([1], [axis])).movedim(0, axis)
         return whole.reshape(-1, *tail)
-
-    def rows(self, table: dict[Key, Float[Tensor, "N c"]]) -> list[Tensor]:
-        raise NotImplementedError  # rows are sums over points; see `pieces`
 
     def pieces(self) -> Iterator[list[Tensor]]:
         """Residuals at the points of every block, with gradients."""
