@@ -1,6 +1,7 @@
 """First layers without trained parameters: scaled coordinates, exact periodicity, random Fourier features."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,7 @@ Carried = tuple[Tensor, Tensor]
 """Values (N, m) and derivative channels (k, N or 1, m); one point where they are the same at all of them."""
 
 
-class Embedding(nn.Module):
+class Embedding(nn.Module, ABC):
     """Points (N, d) ↦ features (N, width); `carry` gives their derivatives too.
 
     Nothing here is trained, so nothing is recorded on the tape of per-sample Jacobians.
@@ -27,11 +28,11 @@ class Embedding(nn.Module):
     def forward(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N m"]:
         return self.carry(x, x.new_zeros(0, 1, self.ndim), Plan((), (), (), False))[0]
 
+    @abstractmethod
     def carry(
         self, x: Float[Tensor, "N d"], t: Float[Tensor, "k #N d"], plan: Plan, form: Tensor | None = None
     ) -> Carried:
         """Features and their derivative channels from those of x, `t`."""
-        raise NotImplementedError
 
 
 class Scaled(Embedding):

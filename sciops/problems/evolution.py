@@ -1,5 +1,6 @@
 """Periodic evolution equations as boundary-value problems in space and time, with a spectral reference."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -20,7 +21,7 @@ from sciops.numerics.etdrk4 import Stage, Trajectory, evolve
 LOWER, LENGTH = -1.0, 2.0
 
 
-class PeriodicEvolution(Problem):
+class PeriodicEvolution(Problem, ABC):
     """u_t = L u + N(u), periodic in x on [−1, 1], t in [0, 1] the second axis, u(x, 0) = u₀(x).
 
     A subclass is a frozen dataclass that writes the residual for the calculi (with f = 0 as its input), u₀ and its
@@ -39,29 +40,29 @@ class PeriodicEvolution(Problem):
 
     # ---- what a subclass writes
 
+    @abstractmethod
     def initial(self, x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
         """u₀."""
-        raise NotImplementedError
 
+    @abstractmethod
     def initial_coefficients(self, modes: int) -> Tensor:
         """One-sided Fourier coefficients of u₀ on [−1, 1], k = 0 … modes, as `torch.fft.rfft` with norm "forward"."""
-        raise NotImplementedError
 
     def face_values(self, face: str, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
         """Initial values in closed form."""
         return self.initial(x[:, 0])
 
+    @abstractmethod
     def symbol_of(self, k: Tensor) -> Tensor:
         """λ(k) of L at wavenumbers πj."""
-        raise NotImplementedError
 
+    @abstractmethod
     def nonlinear(self, modes: int) -> Callable[[Tensor], Tensor]:
         """N on modes + 1 coefficients."""
-        raise NotImplementedError
 
+    @abstractmethod
     def stages(self, coarser: int = 1) -> Sequence[Stage]:
         """The integration from 0 to 1; `coarser` divides the number of steps, and of modes where they limit."""
-        raise NotImplementedError
 
     # ---- what follows
 
