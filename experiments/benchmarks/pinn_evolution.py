@@ -9,23 +9,21 @@ Hopf; convection: closed form; others: the spectral reference): median and quart
 Evaluations for the table are not on the clock.
 """
 
-import argparse
-import time
 from statistics import median, quantiles
 from typing import Any
 
 import torch
+from pinn_runs import chosen, options_of, train
 from rich.console import Console
 from rich.table import Table
 
 from sciops.core.grid import Grid
 from sciops.core.problem import Problem
+from sciops.models.trial import Trial
 from sciops.problems.allen_cahn_evolution import AllenCahnEvolution
 from sciops.problems.burgers import Burgers
 from sciops.problems.convection import Convection
 from sciops.problems.kdv import KdV
-from sciops.solvers.collocation import Equation
-from sciops.solvers.pinn import PINN
 
 PROBLEMS: dict[str, Problem] = {
     "burgers": Burgers(),
@@ -34,8 +32,6 @@ PROBLEMS: dict[str, Problem] = {
     "convection": Convection(),
 }
 GAUSS_NEWTON = {"name": "gauss_newton", "bold": 0.0, "decrease": 3.0, "increase": 2.0}
-LOOK = {"adam": 500}
-"""Steps between looks at the held-out residual: the network with the lowest one is the answer."""
 METHODS: dict[str, dict[str, Any]] = {
     "Gauss–Newton, adaptive": {"width": 20, "depth": 3, "optimiser": GAUSS_NEWTON, "every": 10},
     "Adam, uniform": {
@@ -64,43 +60,20 @@ def run(
     assert exact is not None
     truth = exact[0, 0].detach()
 
-    def error() -> float:
+    def errors(trial: Trial) -> tuple[float, ...]:
         with torch.no_grad():
-            return float((training.trial(x)[:, 0] - truth).norm() / truth.norm())
+            return (float((trial(x)[:, 0] - truth).norm() / truth.norm()),)
 
-    start, paused, shown = time.process_time(), 0.0, 10.0
-    training = PINN(clock="cpu", seed=seed, **options).training(Equation(case))
-    while (spent := time.process_time() - start - paused) < seconds and not training.done:
-        training.step()
-        if training.steps % LOOK.get(training.stages[training.stage].name, 5) == 0:
-            training.look()
-        if verbose and spent > shown:
-            before = time.process_time()
-            print(
-                f"  {spent:.0f} s, step {training.steps}, {len(training.points)} points: "
-                f"loss {training.losses[-1]:.2e}, error {error():.2e}",
-                flush=True,
-            )
-            shown, paused = 1.3 * shown, paused + time.process_time() - before
-    training.settle()
-    return error(), spent, training.steps
+    return train(case, options, seconds, seed, errors, verbose)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="problems, separated by commas")
-    parser.add_argument("--methods", default="", help="first letters of methods, separated by commas")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=300.0, help="CPU seconds of each training")
-    parser.add_argument("--verbose", action="store_true")
-    given = parser.parse_args()
+    given = options_of(__doc__, 300.0)
     torch.set_num_threads(1)
     table = Table("problem", "method", "error, median", "quartiles", "CPU s", "steps")
     for name, problem in PROBLEMS.items():
-        if given.only and name not in given.only.split(","):
-            continue
         for method, options in METHODS.items():
-            if given.methods and not method.startswith(tuple(given.methods.split(","))):
+            if not chosen(given, name, method):
                 continue
             found = [run(problem, options, given.seconds, seed, given.verbose) for seed in range(given.seeds)]
             errors = [e for e, _, _ in found]

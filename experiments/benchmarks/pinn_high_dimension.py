@@ -9,24 +9,20 @@ test points (half uniform in the ball of radius 0.7, half in the box): median an
 halves apart. Evaluations for the table are not on the clock; the zero function has error 1.
 """
 
-import argparse
-import time
 from statistics import median, quantiles
 from typing import Any
 
 import torch
+from pinn_runs import chosen, options_of, train
 from rich.console import Console
 from rich.table import Table
 
 from sciops.core.grid import Grid
+from sciops.models.trial import Trial
 from sciops.problems.peaks import Peaks, TenDimensional, TenDimensionalCubic
-from sciops.solvers.collocation import Equation
-from sciops.solvers.pinn import PINN
 
 PROBLEMS: dict[str, Peaks] = {"linear": TenDimensional(), "cubic": TenDimensionalCubic()}
 GAUSS_NEWTON = {"name": "gauss_newton", "mu": 1e-2, "bold": 0.0, "decrease": 5.0, "increase": 3.0}
-LOOK = {"adam": 500}
-"""Steps between looks at the held-out residual: the network with the lowest one is the answer."""
 METHODS: dict[str, dict[str, Any]] = {
     "Gauss–Newton, tempered": {"width": 28, "depth": 2, "every": 5, "optimiser": GAUSS_NEWTON},
     "Adam, uniform": {
@@ -46,45 +42,21 @@ def run(problem: Peaks, options: dict[str, Any], seconds: float, seed: int, verb
     truth = problem.solution({}, x[None])[0]
     half = len(x) - len(x) // 2  # the points of the box come first
 
-    def errors() -> tuple[float, float, float]:
+    def errors(trial: Trial) -> tuple[float, ...]:
         with torch.no_grad():
-            e = (training.trial(x)[:, 0] - truth) / truth.norm()
+            e = (trial(x)[:, 0] - truth) / truth.norm()
         return float(e.norm()), float(e[:half].norm()), float(e[half:].norm())
 
-    start, paused, shown = time.process_time(), 0.0, 10.0
-    training = PINN(clock="cpu", seed=seed, **options).training(Equation(case))
-    while (spent := time.process_time() - start - paused) < seconds and not training.done:
-        training.step()
-        if training.steps % LOOK.get(training.stages[training.stage].name, 5) == 0:
-            training.look()
-        if verbose and spent > shown:
-            before = time.process_time()
-            whole, box, ball = errors()
-            print(
-                f"  {spent:.0f} s, step {training.steps}, {len(training.points)} points: loss "
-                f"{training.losses[-1]:.2e}, error {whole:.2e} (box {box:.2e}, ball {ball:.2e})",
-                flush=True,
-            )
-            shown, paused = 1.3 * shown, paused + time.process_time() - before
-    training.settle()
-    return (*errors(), spent, training.steps)
+    return train(case, options, seconds, seed, errors, verbose)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="problems, separated by commas")
-    parser.add_argument("--methods", default="", help="first letters of methods, separated by commas")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=600.0, help="CPU seconds of each training")
-    parser.add_argument("--verbose", action="store_true")
-    given = parser.parse_args()
+    given = options_of(__doc__, 600.0)
     torch.set_num_threads(1)
     table = Table("problem", "method", "error, median", "quartiles", "in the box", "in the ball", "CPU s", "steps")
     for name, problem in PROBLEMS.items():
-        if given.only and name not in given.only.split(","):
-            continue
         for method, options in METHODS.items():
-            if given.methods and not method.startswith(tuple(given.methods.split(","))):
+            if not chosen(given, name, method):
                 continue
             found = [run(problem, options, given.seconds, seed, given.verbose) for seed in range(given.seeds)]
             errors = [entry[0] for entry in found]
