@@ -25,6 +25,9 @@ class Cases:
     `inputs.values` (n, 1, c, *s) in the order of `problem.inputs`; `params[name]` (n,) or (n, k);
     `boundary[face]` (n, *face shape), absent faces are zero; `seeds` let the generator rebuild a case on any
     grid. `provenance` says how the inputs reached this grid: generated | stored | interpolated.
+
+    Problems that move: `times` are those of the asked frames; `history` (n, t, c, *s) holds frames of the outputs that
+    a solver is given, the last one is the present. Without it the start is what the inputs say at t = 0.
     """
 
     problem: "Problem"
@@ -36,6 +39,7 @@ class Cases:
     seeds: Int[Tensor, " n"] | None = None
     times: tuple[float, ...] = (0.0,)
     provenance: str = "generated"
+    history: Field | None = None
 
     def __post_init__(self) -> None:
         names = tuple(channel.name for channel in self.problem.inputs)
@@ -43,6 +47,11 @@ class Cases:
             raise UsageError(
                 f"{type(self.problem).__name__} takes the input channels {list(names)}; "
                 f"got {list(self.inputs.channels)}."
+            )
+        if self.history is not None and (self.history.domain != self.domain or self.history.n != self.inputs.n):
+            raise UsageError(
+                f"history must hold frames of the {self.inputs.n} cases on {self.domain.describe()}; got "
+                f"{self.history.n} on {self.history.domain.describe()}."
             )
 
     def __len__(self) -> int:
@@ -69,6 +78,7 @@ class Cases:
             boundary={k: v[chosen] for k, v in self.boundary.items()},
             ids=pick(self.ids),
             seeds=pick(self.seeds),
+            history=None if self.history is None else self.history[chosen],
         )
 
     def to(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> "Cases":
@@ -80,6 +90,7 @@ class Cases:
             inputs=self.inputs.to(dtype, device),
             params=move(self.params),
             boundary=move(self.boundary),
+            history=None if self.history is None else self.history.to(dtype, device),
         )
 
     def input(self, name: str) -> Float[Tensor, "n *s"]:
@@ -132,8 +143,9 @@ class Cases:
         if grid == self.domain:
             return self
         rebuilt = self.problem.rebuild(self, grid)
+        history = self._history_on(grid)
         if rebuilt is not None:
-            return rebuilt
+            return replace(rebuilt, times=self.times, history=history)
         parts = [
             resample(
                 self.inputs.values[:, 0, j : j + 1],
@@ -150,7 +162,17 @@ class Cases:
             inputs=Field.steady(torch.cat(parts, dim=1), grid, self.inputs.channels),
             boundary={name: self._face_on(name, data, grid) for name, data in self.boundary.items()},
             provenance="interpolated",
+            history=history,
         )
+
+    def _history_on(self, grid: Grid) -> Field | None:
+        """The frames on another grid: by Fourier series where all axes are periodic, else by cubics."""
+        if self.history is None:
+            return None
+        rule = "spectral" if set(grid.layout) == {"periodic"} else "cubic"
+        flat = self.history.values.flatten(0, 1)
+        moved = resample(flat, self.domain, grid, rule, self.problem.boundary)
+        return replace(self.history, values=moved.unflatten(0, self.history.values.shape[:2]), domain=grid)
 
     def _face_on(self, name: str, data: Tensor, grid: Grid) -> Tensor:
         if self.domain.ndim == 1:

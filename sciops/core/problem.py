@@ -37,7 +37,9 @@ class Problem:
     `right_hand_side`).
 
     `linear`: residual affine in u. `constant_coefficient`: the a of −a Δu when it is a number (fast transforms
-    apply). `label_order`: expected order of the reference discretisation, used in its error estimate.
+    apply). `label_order`: expected order of the reference discretisation, used in its error estimate. `gauge`: outputs
+    that the equations leave open up to a constant, or a function of the coordinates of free axes (a pressure); the one
+    of zero mean over the other axes is meant.
     """
 
     ndim: int
@@ -47,6 +49,7 @@ class Problem:
     linear: bool = True
     constant_coefficient: float | None = None
     label_order: float = 2.0
+    gauge: tuple[int, ...] = ()
 
     # ---- what a subclass writes
 
@@ -177,6 +180,10 @@ class Problem:
             return lambda cases, x: self.boundary_at(cases, face, x)
 
         return [Condition(name, 0, kind, data(name)) for name, _, _, kind in self.boundary.faces() if kind != "free"]
+
+    def loss_weight(self, x: Float[Tensor, "n N d"]) -> Float[Tensor, "n N"] | None:
+        """Factor of the squared residual in a loss at points, where some matter less; None: one everywhere."""
+        return None
 
     def unknowns(self, grid: Grid, u: Float[Tensor, "n *s"]) -> Float[Tensor, "n *m"]:
         """Values at the unknowns: all points minus boundary nodes that hold Dirichlet values."""

@@ -58,6 +58,7 @@ class Part(Dataset):
             None if first.seeds is None else torch.cat([p.seeds for p in parts if p.seeds is not None]),
             first.times,
             first.provenance,
+            None if first.history is None else Field.cat([p.history for p in parts if p.history is not None]),
         )
 
     def truth(self, index: Index = slice(None)) -> Field:
