@@ -166,12 +166,11 @@ class Cases:
         )
 
     def _history_on(self, grid: Grid) -> Field | None:
-        """The frames on another grid: by Fourier series where all axes are periodic, else by cubics."""
+        """The frames on another grid: by Fourier series along periodic axes, else by cubics."""
         if self.history is None:
             return None
-        rule = "spectral" if set(grid.layout) == {"periodic"} else "cubic"
         flat = self.history.values.flatten(0, 1)
-        moved = resample(flat, self.domain, grid, rule, self.problem.boundary)
+        moved = resample(flat, self.domain, grid, "cubic", self.problem.boundary)
         return replace(self.history, values=moved.unflatten(0, self.history.values.shape[:2]), domain=grid)
 
     def _face_on(self, name: str, data: Tensor, grid: Grid) -> Tensor:

@@ -41,7 +41,7 @@ class Evolution(Problem, ABC):
 
     @abstractmethod
     def largest_step(self, cases: Cases) -> float:
-        """The largest dt with which `stepper` is stable on this grid (a little below the bound), inf if there is none."""
+        """The largest dt with which `stepper` is stable here (a little below the bound), inf if there is none."""
 
     def frame(self, cases: Cases, state: Float[Tensor, "n k *s"]) -> Float[Tensor, "n c *s"]:
         """The outputs of a state; here the state itself."""
