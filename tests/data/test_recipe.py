@@ -118,6 +118,7 @@ def test_the_shipped_set_is_complete():
         "darcy_smooth",
         "darcy_rough",
         "darcy_multiscale",
+        "darcy_rough_small",
         "darcy_smooth_small",
     }
     sizes = {n: (load_recipe(FOLDER / f"{n}.yaml").grid.shape, load_recipe(FOLDER / f"{n}.yaml").splits) for n in names}
