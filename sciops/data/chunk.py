@@ -20,7 +20,7 @@ from sciops.data.hdf5 import atomic
 class Chunk:
     """n cases: inputs (n, c, *s), outputs (n, t, c, *s), ids (n,), optional seeds, residual, label error (n,).
 
-    `seconds` and `method` say how long the batch took and how its label error was estimated.
+    `seconds` and `method`: how long the batch took and how its label error was estimated; `times`: of the frames.
     """
 
     inputs: np.ndarray
@@ -33,6 +33,7 @@ class Chunk:
     boundary: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: float = 0.0
     method: str = "unknown"
+    times: tuple[float, ...] = (0.0,)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,6 +62,7 @@ class Chunk:
             {k: _array(v) for k, v in cases.boundary.items()},
             seconds,
             method,
+            truth.times,
         )
 
     def require_finite(self, where: str) -> None:
@@ -81,6 +83,7 @@ class Chunk:
             "ids": self.ids,
             "seconds": np.array(self.seconds),
             "method": np.array(self.method),
+            "times": np.array(self.times),
         }
         for name in ("seeds", "residual", "label_error"):
             if getattr(self, name) is not None:
@@ -113,6 +116,7 @@ class Chunk:
             group("boundary/"),
             float(table["seconds"]),
             str(table["method"]),
+            tuple(table["times"].tolist()) if "times" in table else (0.0,),
         )
 
 

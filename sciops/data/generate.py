@@ -225,6 +225,7 @@ def _assemble(recipe: Recipe, split: str, path: Path, device: str) -> None:
         inputs=tuple(c.name for c in problem.inputs),
         outputs=tuple(c.name for c in problem.outputs),
         split=split,
+        times=first.times,
         parameters=numeric_arguments(named),
         root_seed=recipe.root_seed,
         solver={

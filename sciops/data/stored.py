@@ -140,8 +140,11 @@ class StoredDataset(Dataset):
         values = np.broadcast_to(values, (len(rows), count, *self.grid.shape))
         finite = np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
         if not finite.all():
+            i = int((~finite).argmax())
+            bad = int((~np.isfinite(values[i]).reshape(count, -1).all(1)).argmax())
+            where = f" in frame {bad} (t = {self.header.times[bad]:g})" if count > 1 else ""
             raise DataError(
-                f"{self.path}: field '{name}' of case {rows[int((~finite).argmax())]} holds NaN or infinity; "
+                f"{self.path}: field '{name}' of case {rows[i]} holds NaN or infinity{where}; "
                 f"generate the file again or remove the case."
             )
         return torch.from_numpy(np.require(values, requirements=["C", "W"]))
