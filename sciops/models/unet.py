@@ -15,12 +15,12 @@ from sciops.models.vcycle import CONV, CONV_TRANSPOSE
 class Ghosted(nn.Module):
     """3-wide convolution whose ghost values follow the boundary condition of each axis."""
 
-    def __init__(self, in_channels: int, out_channels: int, modes: Sequence[str], stride: int = 1):
+    def __init__(self, in_channels: int, out_channels: int, modes: Sequence[str], stride: int = 1, bias: bool = True):
         super().__init__()
         self.modes = tuple(modes)
         native = tuple(int(mode == ZEROS) for mode in modes)  # zeros are free inside the convolution
         conv = CONV[len(modes)]
-        self.conv = conv(in_channels, out_channels, 3, stride=stride, padding=native)  # type: ignore[arg-type]
+        self.conv = conv(in_channels, out_channels, 3, stride=stride, padding=native, bias=bias)  # type: ignore[arg-type]
 
     def forward(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c_out *t"]:
         for axis, mode in enumerate(self.modes, start=2):
