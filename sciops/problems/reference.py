@@ -32,7 +32,8 @@ def discrete_reference(problem: Problem, cases: Cases, tol: float = 1e-10, maxit
     coarser, _ = _solve(problem, cases.on(quarter), tol, maxiter)
     first = _distance(fine, cases.domain, coarse, half)
     second = _distance(coarse, half, coarser, quarter)
-    factors = [_richardson(a, b, problem.label_order) for a, b in zip(first.tolist(), second.tolist(), strict=True)]
+    pairs = zip(first.tolist(), second.tolist(), strict=True)
+    factors = [richardson_factor(a, b, problem.label_order) for a, b in pairs]
     weights = cases.domain.weights(cases.dtype, cases.device)
     stats: dict[str, Any] = {
         "residual": answer.residual,
@@ -67,7 +68,7 @@ def _distance(fine: Tensor, grid: Grid, coarse: Tensor, half: Grid) -> Tensor:
     return _norm(fine - lifted, grid.weights(fine.dtype, fine.device))
 
 
-def _richardson(first: float, second: float, order: float) -> float:
+def richardson_factor(first: float, second: float, order: float) -> float:
     """1/(2^p − 1) with the observed order p of one case, ½ ≤ p ≤ order."""
     observed = math.log2(second / first) if first > 0 and second > 0 else order
     return 1 / (2 ** min(max(observed, 0.5), order) - 1)
