@@ -57,6 +57,17 @@ class Evolution(Problem, ABC):
         """U(t + dt) by one step; a loop over many steps keeps `stepper` instead."""
         return self.stepper(cases, dt)(state, t)
 
+    def propagator(self, cases: Cases, dt: float, steps: int) -> Step:
+        """`steps` steps at once; override where a state is better kept in another form between them."""
+        step = self.stepper(cases, dt)
+
+        def repeated(state: Tensor, t: float) -> Tensor:
+            for k in range(steps):
+                state = step(state, t + k * dt)
+            return state
+
+        return repeated
+
     def evolve(self, cases: Cases, dt: float) -> Solution:
         """Frames at `cases.times` with steps of at most dt, shortened so that they end on every frame.
 
@@ -67,16 +78,14 @@ class Evolution(Problem, ABC):
         if min(cases.times) < t - 1e-12:
             raise UsageError(f"Frames are asked at {min(cases.times):g}, before the start at t = {t:g}.")
         frames, steps, used = [], 0, 0.0
-        kept: tuple[float, Step] | None = None
+        kept: tuple[float, int, Step] | None = None
         for end in cases.times:
             count = max(1, round_up((end - t) / dt)) if end > t + 1e-12 else 0
             if count:
                 h = (end - t) / count
-                if kept is None or abs(kept[0] - h) > 1e-12 * h:
-                    kept = (h, self.stepper(cases, h))
-                begin = t
-                for k in range(count):
-                    state = kept[1](state, begin + k * h)
+                if kept is None or abs(kept[0] - h) > 1e-12 * h or kept[1] != count:
+                    kept = (h, count, self.propagator(cases, h, count))
+                state = kept[2](state, t)
                 steps, t, used = steps + count, end, max(used, h)
             frames.append(self.frame(cases, state))
         names = tuple(channel.name for channel in self.outputs)

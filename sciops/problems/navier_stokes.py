@@ -1,0 +1,240 @@
+"""Two-dimensional incompressible flow on the torus in its vorticity, from random initial fields."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from sciops.core.boundary import Boundary
+from sciops.core.cases import Cases
+from sciops.core.errors import UsageError
+from sciops.core.evolution import Evolution, Step
+from sciops.core.field import Field
+from sciops.core.grid import Grid
+from sciops.core.linear import Status
+from sciops.core.problem import Channel
+from sciops.core.solver import Solution
+from sciops.numerics.random_fields import gaussian_field
+from sciops.numerics.vorticity import SCHEMES, Vorticity
+
+LIMIT = {"etdrk4": 2.5, "crank_nicolson": 1.0}
+"""Largest dt·μ, μ the frequency at which advection turns a kept mode, for which a scheme is stable."""
+
+
+@dataclass(frozen=True)
+class NavierStokes(Evolution):
+    """∂_t ω + u·∇ω = νΔω + f on [0, 1)², periodic, u = (∂_y ψ, −∂_x ψ), −Δψ = ω.
+
+    f = `forcing`·(sin 2π(x+y) + cos 2π(x+y)). Law: ω(0) ~ N(0, σ²(−Δ+τ²)^{−α}) without its mean, cut off at the modes
+    that 256² points keep after dealiasing. Frames at 0, `every`, …, `frames`·`every`; the frame at 0 is the input.
+
+    Scheme: Fourier modes with the 2/3 rule (`numerics/vorticity.py`), in time `etdrk4` (order 4) or `crank_nicolson`
+    (order 2, Heun for advection). Steps of the reference are chosen for each case and frame so that
+    dt·max 2π(K_x|u| + K_y|v|) ≤ `courant`, K the highest mode; or they are `step` where that is given.
+    `label_error`: from the same runs on a half and a quarter of the points per axis with steps two and four times as
+    long: relative L² distances d₁ < d₂ of neighbouring runs over all frames give d₁·r/(1−r), r = d₁/d₂, at most 0.7.
+    Input and output: vorticity. Stats of the reference: `steps` of each case. Cost: 4 evaluations a step and case.
+    Memory: all frames on the solve grid, twice.
+    Reference: Li, Kovachki, Azizzadenesheli, Liu, Bhattacharya, Stuart, Anandkumar, ICLR 2021, §5.3 (ν = 1e-3, 1e-4,
+    1e-5; dt = 1e-4 on 256² points).
+    """
+
+    viscosity: float = 1e-5
+    forcing: float = 0.1
+    frames: int = 20
+    every: float = 1.0
+    scheme: str = "etdrk4"
+    courant: float = 1.0
+    step_size: float | None = None
+    sigma: float = 7**0.75
+    tau: float = 7.0
+    alpha: float = 2.5
+    modes: int = 171
+
+    ndim = 2
+    inputs = (Channel("vorticity", interpolation="spectral"),)
+    outputs = (Channel("vorticity", interpolation="spectral"),)
+    boundary = Boundary((("periodic", "periodic"), ("periodic", "periodic")))
+
+    def __post_init__(self) -> None:
+        if self.scheme not in SCHEMES:
+            raise UsageError(f"NavierStokes scheme must be {' or '.join(SCHEMES)}; got '{self.scheme}'.")
+        if not (self.viscosity >= 0 and math.isfinite(self.viscosity)):
+            raise UsageError(f"NavierStokes viscosity must not be negative; got {self.viscosity}.")
+        if self.frames < 1 or not self.every > 0:
+            raise UsageError(f"NavierStokes needs frames ≥ 1 and every > 0; got {self.frames} and {self.every}.")
+        if not 0 < self.courant <= LIMIT[self.scheme]:
+            raise UsageError(
+                f"NavierStokes courant must lie in (0, {LIMIT[self.scheme]}], where {self.scheme} is stable; got "
+                f"{self.courant}."
+            )
+        if self.step_size is not None and not self.step_size > 0:
+            raise UsageError(f"NavierStokes step_size must be positive; got {self.step_size}.")
+
+    # ---- cases
+
+    def sample(
+        self,
+        seeds: Sequence[int],
+        grid: Grid,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ) -> Cases:
+        self._check(grid)
+        w = gaussian_field(seeds, grid, "fourier", self.tau, self.alpha, self.sigma, self.modes)
+        inputs = Field.steady(w[:, None].to(dtype=dtype, device=device), grid, ("vorticity",))
+        params = {"viscosity": torch.full((len(seeds),), self.viscosity, dtype=dtype, device=device)}
+        times = tuple(k * self.every for k in range(self.frames + 1))
+        return Cases(self, grid, inputs, params, seeds=torch.tensor(seeds, dtype=torch.int64), times=times)
+
+    def force(self, grid: Grid) -> Float[Tensor, "x y"]:
+        """f on a grid."""
+        x, y = grid.mesh(torch.float64)
+        phase = 2 * torch.pi * (x + y)
+        return self.forcing * (torch.sin(phase) + torch.cos(phase))
+
+    def _check(self, grid: Grid) -> None:
+        self.boundary.check(grid)
+        if grid.lower != (0.0, 0.0) or grid.upper != (1.0, 1.0):
+            raise UsageError(f"NavierStokes lives on [0, 1)²; got lower {grid.lower} and upper {grid.upper}.")
+
+    # ---- steps
+
+    def flow(self, cases: Cases, coarser: int = 1) -> Vorticity:
+        """The pseudo-spectral scheme on the grid of the cases, or with a fraction of its points per axis."""
+        self._check(cases.domain)
+        shape = [max(4, n // coarser) for n in cases.domain.shape]
+        force = self.force(cases.domain.resized(shape)) if self.forcing else None
+        return Vorticity(shape, self.viscosity, force, self.scheme, cases.dtype, cases.device)
+
+    def initial(self, cases: Cases) -> Float[Tensor, "n k x y"]:
+        return cases.inputs.values[:, 0]
+
+    def stepper(self, cases: Cases, dt: float) -> Step:
+        return self.propagator(cases, dt, 1)
+
+    def propagator(self, cases: Cases, dt: float, steps: int) -> Step:
+        flow = self.flow(cases)
+        return lambda state, t: flow.grid(flow.advance(flow.spectrum(state[:, 0]), dt, steps))[:, None]
+
+    def largest_step(self, cases: Cases) -> float:
+        """From |u|, |v| ≤ ¼ max|ω| on this torus and max|ω(t)| ≤ max|ω(0)| + t max|f|: a bound, no estimate.
+
+        Heun's method amplifies a frequency μ by e^{dt³μ⁴/8} a unit of time: for crank_nicolson this stays below e over
+        the whole run.
+        """
+        state, t = self.start(cases)
+        duration = max(max(cases.times) - t, self.every)
+        largest = float(torch.nan_to_num(state, 0.0, 0.0, 0.0).abs().max()) if len(state) else 0.0
+        flow = self.flow(cases)
+        frequency = 2 * math.pi * sum(flow.kept) / 4 * (largest + duration * abs(self.forcing) * math.sqrt(2))
+        if frequency == 0:
+            return math.inf
+        limit = LIMIT[self.scheme] / frequency
+        if self.scheme == "crank_nicolson":
+            limit = min(limit, (8 / duration / frequency**4) ** (1 / 3))
+        return limit
+
+    # ---- the trusted solution
+
+    def reference(self, cases: Cases, tol: float = 1e-10) -> Solution:
+        """Frames at `cases.times`; `tol` has no part in it, resolution and steps decide."""
+        state, t = self.start(cases)
+        finest = self.flow(cases)
+        hat = finest.spectrum(state[:, 0])
+        frames, steps = self._integrate(finest, hat, t, cases.times, 1)
+        distances, finer = [], frames
+        for k in (2, 4):
+            coarse = self.flow(cases, k)
+            found, _ = self._integrate(coarse, finest.resized(hat, coarse), t, cases.times, k)
+            found = [coarse.resized(frame, finest) for frame in found]
+            distances.append(_relative(finest, finer, found, frames))
+            finer = found
+        ratio = (distances[0] / distances[1].clamp_min(1e-300)).clamp(max=0.7)
+        error = distances[0] * ratio / (1 - ratio) + torch.finfo(cases.dtype).eps
+        values = torch.stack(
+            [state[:, 0] if when == t else finest.grid(frame) for when, frame in zip(cases.times, frames, strict=True)],
+            1,
+        )
+        field = Field(values[:, :, None], cases.domain, ("vorticity",), cases.times)
+        status = [Status.OK if fine else Status.NONFINITE for fine in field.finite()]
+        method = f"{self.scheme} on a half and a quarter of the points and steps"
+        return Solution(field, status, {"label_error": error, "label_method": method, "steps": steps})
+
+    def _integrate(
+        self, flow: Vorticity, hat: Complex[Tensor, "n ky kx"], t: float, times: Sequence[float], coarser: int
+    ) -> tuple[list[Complex[Tensor, "n ky kx"]], Tensor]:
+        """Spectra at the times, and the steps that each case took. Whatever a case does depends on it alone."""
+        frames = []
+        taken = torch.zeros(len(hat), dtype=torch.int64)
+        gain = flow.forcing_rate()
+        for end in times:
+            length = end - t
+            if length > 0:
+                expected = flow.rate(hat).double().cpu() + length * gain
+                counts = self._counts(length, expected, coarser)
+                moved = torch.empty_like(hat)
+                waiting = torch.ones(len(hat), dtype=torch.bool)
+                while bool(waiting.any()):
+                    count = int(counts[waiting].min())
+                    chosen = (waiting & (counts == count)).nonzero()[:, 0].to(hat.device)
+                    made = flow.advance(hat[chosen], length / count, count)
+                    taken[chosen.cpu()] += count
+                    moved[chosen] = made
+                    # A flow that has become faster than expected goes through the frame again.
+                    needed = self._counts(length, 0.8 * flow.rate(made).double().cpu(), coarser)
+                    enough = needed <= count
+                    waiting[chosen.cpu()[enough]] = False
+                    counts[chosen.cpu()[~enough]] = needed[~enough]
+                hat, t = moved, end
+            frames.append(hat)
+        return frames, taken
+
+    def _counts(self, length: float, rate: Float[Tensor, " n"], coarser: int) -> Tensor:
+        """Steps for a stretch of time, with at most three leading bits, so that cases share them."""
+        if self.step_size is not None:
+            needed = torch.full_like(rate, length / (self.step_size * coarser)) - 1e-9
+        else:
+            needed = torch.nan_to_num(length * rate / self.courant, 1.0, 1.0, 1.0).clamp(1.0, 1e9)
+        unit = 2.0 ** (torch.floor(torch.log2(needed.clamp_min(1.0))) - 2).clamp_min(0)
+        return (torch.ceil(needed / unit) * unit).long().clamp_min(1)
+
+    # ---- quantities
+
+    def invariants(self) -> dict[str, Callable[[Field], Float[Tensor, "n t"]]]:
+        """½∫|u|², ½∫ω², ∫ω: the first two are conserved without viscosity and forcing, the last always."""
+        return {"energy": energy, "enstrophy": enstrophy, "mean_vorticity": mean_vorticity}
+
+
+def energy(field: Field) -> Float[Tensor, "n t"]:
+    """½∫|u|² = ½ Σ_k |ω̂_k|²/|2πk|² of a vorticity on the unit torus."""
+    w = field.channel("vorticity")
+    hat = torch.fft.fft2(w, norm="forward")
+    kx, ky = (2 * torch.pi * torch.fft.fftfreq(n, 1 / n, dtype=w.dtype, device=w.device) for n in w.shape[-2:])
+    squares = kx[:, None] ** 2 + ky**2
+    inverse = torch.where(squares > 0, 1 / squares.clamp_min(1e-30), 0.0)
+    return 0.5 * (hat.abs() ** 2 * inverse).sum((-2, -1))
+
+
+def enstrophy(field: Field) -> Float[Tensor, "n t"]:
+    """½∫ω²."""
+    return 0.5 * field.channel("vorticity").square().mean((-2, -1))
+
+
+def mean_vorticity(field: Field) -> Float[Tensor, "n t"]:
+    """∫ω."""
+    return field.channel("vorticity").mean((-2, -1))
+
+
+def _relative(flow: Vorticity, a: Sequence[Tensor], b: Sequence[Tensor], scale: Sequence[Tensor]) -> Tensor:
+    """‖a − b‖/‖scale‖ over the frames, case by case, by Parseval's identity for half spectra."""
+    weight = torch.where(flow.ky == 0, 1.0, 2.0)
+
+    def square(frames: Sequence[Tensor]) -> Tensor:
+        return torch.stack([torch.stack([(weight * case.abs() ** 2).sum() for case in frame]) for frame in frames])
+
+    gap = square([p - q for p, q in zip(a, b, strict=True)]).sum(0)
+    return (gap / square(scale).sum(0).clamp_min(1e-300)).sqrt()
