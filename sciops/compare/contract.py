@@ -10,7 +10,6 @@ from torch import Tensor, allclose
 from sciops.core.errors import UsageError
 from sciops.core.grid import Grid
 from sciops.core.problem import Problem
-from sciops.core.solver import View
 
 SIZE = 17
 """Points per axis of the built-in cases: small enough for seconds, large enough for two multigrid levels."""
@@ -71,7 +70,6 @@ def same(a: Tensor, b: Tensor, tolerance: float) -> bool:
 
 
 def small_grid(problem: Problem, n: int = SIZE) -> Grid:
-    """The unit box with n nodes per axis (n − 1 points on periodic axes), or n cells for problems without residual."""
-    plain = "node" if View.SYSTEM not in problem.views() or View.RESIDUAL in problem.views() else "cell"
-    layout = ["periodic" if lo == "periodic" else plain for lo, _ in problem.boundary.kinds]
+    """The unit box with n points per axis (n − 1 on periodic axes) in the layout of the problem."""
+    layout = ["periodic" if lo == "periodic" else problem.layout for lo, _ in problem.boundary.kinds]
     return Grid.box([n - 1 if kind == "periodic" else n for kind in layout], layout=layout)

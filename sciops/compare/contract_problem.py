@@ -37,10 +37,12 @@ class _ProblemClauses:
         if View.RESIDUAL in self.problem.views():
             clauses.append(("is as linear as it says", self.linearity))
         if View.SYSTEM in self.problem.views() and View.RESIDUAL in self.problem.views():
-            clauses += [
-                ("the system is the residual", self.system),
-                ("the symbol is the residual", self.symbol),
-            ]
+            if self.problem.galerkin:
+                clauses.append(("the system is what it claims", self.system_alone))
+                clauses.append(("the system approaches the residual", self.galerkin))
+            else:
+                clauses.append(("the system is the residual", self.system))
+            clauses.append(("the symbol is the residual", self.symbol))
         elif View.SYSTEM in self.problem.views():
             clauses.append(("the system is what it claims", self.system_alone))
         if type(self.problem).reference is not Problem.reference:
@@ -134,6 +136,23 @@ class _ProblemClauses:
         require(bool((constants <= 1e-11 * Av.flatten(1).norm(dim=1)).all()), "A does not vanish on its null space.")
         residual = self.problem.residual_on_grid(cases, self.problem.embed(cases, v))
         require(same(residual, Av - A.project(b), 1e-11), "residual_on_grid is not A v − b.")
+
+    def galerkin(self) -> None:
+        """Finite elements: on a smooth function, away from the walls, A v − b tends to the residual with the mesh."""
+        gaps = []
+        for n in (SIZE, 2 * SIZE - 1):
+            cases = self.cases(n)
+            x = cases.domain.points()
+            u = torch.cos(x @ torch.arange(1.0, x.shape[1] + 1, dtype=x.dtype)).reshape(cases.domain.shape)
+            u = u.expand(len(cases), *u.shape)
+            inner = (slice(None), *(slice(2, -2),) * cases.domain.ndim)
+            R = [f(cases, u)[inner] for f in (self.problem.residual_on_grid, self.plain_residual)]
+            gaps.append(float((R[0] - R[1]).abs().max() / R[1].abs().max()))
+        require(gaps[1] < 0.5 * gaps[0], f"A v − b does not approach the residual: {gaps[0]:.1e}, then {gaps[1]:.1e}.")
+
+    def plain_residual(self, cases: Cases, u: Tensor) -> Tensor:
+        """The residual of the calculus."""
+        return Problem.residual_on_grid(self.problem, cases, u)
 
     def symbol(self) -> None:
         cases = self.cases()

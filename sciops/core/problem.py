@@ -39,7 +39,10 @@ class Problem:
     `linear`: residual affine in u. `constant_coefficient`: the a of −a Δu when it is a number (fast transforms
     apply). `label_order`: expected order of the reference discretisation, used in its error estimate. `gauge`: outputs
     that the equations leave open up to a constant, or a function of the coordinates of free axes (a pressure); the one
-    of zero mean over the other axes is meant.
+    of zero mean over the other axes is meant. `layout`: of the axes of its grids that are not periodic, where others do
+    not fit. `galerkin`: the system is that of finite elements, which approaches the residual's with the mesh but does
+    not equal it; `residual_on_grid` is A u − b then. `stacked`: the unknowns of the system are all output fields at
+    once, (n, outputs, *s), else one field (n, *s).
     """
 
     ndim: int
@@ -50,6 +53,9 @@ class Problem:
     constant_coefficient: float | None = None
     label_order: float = 2.0
     gauge: tuple[int, ...] = ()
+    layout: str = "node"
+    galerkin: bool = False
+    stacked: bool = False
 
     # ---- what a subclass writes
 

@@ -28,6 +28,8 @@ class DiscreteProblem(Problem):
     system is meant.
     """
 
+    layout = "cell"
+
     def views(self) -> set[View]:
         return {View.DATA, View.SYSTEM}
 

@@ -60,7 +60,7 @@ class GridSolver(Solver):
 
     def refuses(self, problem: Problem, grid: Grid) -> str | None:
         reason = super().refuses(problem, grid)
-        if reason is None and len(problem.outputs) > 1:
+        if reason is None and len(problem.outputs) > 1 and not problem.stacked:
             names = ", ".join(channel.name for channel in problem.outputs)
             return f"solves for one unknown field; {type(problem).__name__} has {names}; use a learned solver"
         return reason
@@ -94,14 +94,17 @@ class GridSolver(Solver):
         for first in range(0, len(cases), self.batch):
             part = cases[first : first + self.batch]
             if budget.seconds is not None and time.perf_counter() - begun > budget.seconds:
-                parts.append(torch.zeros((len(part), 1, *out.shape), dtype=cases.dtype, device=cases.device))
+                shape = (len(part), len(cases.problem.outputs), *out.shape)
+                parts.append(torch.zeros(shape, dtype=cases.dtype, device=cases.device))
                 status += [Status.BUDGET] * len(part)
                 continue
             u, answer = self._solve_part(part, out, budget)
             parts.append(u.to(cases.dtype))
             status += answer.status
             answers.append(answer)
-        values = torch.cat(parts) if parts else torch.zeros((0, 1, *out.shape), dtype=cases.dtype)
+        values = (
+            torch.cat(parts) if parts else torch.zeros((0, len(cases.problem.outputs), *out.shape), dtype=cases.dtype)
+        )
         stats: dict[str, Any] = {}
         if answers:
             stats["iterations"] = torch.cat([answer.iterations for answer in answers])
@@ -176,10 +179,11 @@ class GridSolver(Solver):
         answer = self.solve_cases(state, work, self.right_hand_side(work), tol, maxiter)
         answer.stats["matrix_setup_seconds"] = set_up
         u = problem.embed(work, answer.x)
-        u = resample(u[:, None], work.domain, out, problem.outputs[0].interpolation, problem.boundary)[:, 0]
+        u = u if problem.stacked else u[:, None]
+        u = resample(u, work.domain, out, problem.outputs[0].interpolation, problem.boundary)
         if singular:
-            u = zero_mean(u, out)
-        return u[:, None], answer
+            u = zero_mean(u.flatten(0, 1), out).reshape(u.shape)
+        return u, answer
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -70,8 +70,9 @@ class Assisted(Discrete):
         return Discrete(self.linear, self.resolution, self.tol, self.maxiter, self.batch)
 
     def answer_of_first(self, cases: Cases, out: Grid) -> Tensor:
-        """u of `first` (n, *space) on `out`."""
-        return self.first.solve(cases.on(self.first.input_grid(cases.domain, out)), out).field.values[:, 0, 0]
+        """u of `first` on `out` in the shape of the problem's unknowns."""
+        values = self.first.solve(cases.on(self.first.input_grid(cases.domain, out)), out).field.values[:, 0]
+        return values if cases.problem.stacked else values[:, 0]
 
 
 class Warm(Assisted):
