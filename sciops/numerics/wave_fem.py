@@ -79,17 +79,16 @@ def element_system(
             for i, row in enumerate(cells):
                 weight = np.repeat(np.sqrt(density * row[inside])[:, None], edge.X.shape[1], axis=1)
                 absorbed[i] += np.asarray(on_grid(BilinearForm(product).assemble(edge, weight=weight)).sum(1)).ravel()
-    options = {"dtype": stiffness.dtype, "device": stiffness.device}
-    mass_, free = torch.as_tensor(mass, **options), held(nx, ny, sides, stiffness)
-    rate = damping / density + torch.as_tensor(absorbed.reshape(-1, nx, ny), **options) / mass_
+    lumped, free = torch.as_tensor(mass).to(stiffness), held(nx, ny, sides, stiffness)
+    rate = damping / density + torch.as_tensor(absorbed.reshape(-1, nx, ny)).to(stiffness) / lumped
     largest = element_limit(float(stiffness.amax()) / density, spacing, element)
     product_with = _sparse(matrices, stiffness)
-    inverse = -free / mass_
+    inverse = -free / lumped
 
     def restore(u: Tensor) -> Tensor:
         return product_with(u.flatten(1)).reshape(u.shape) * inverse
 
-    return WaveSystem(restore, rate * free, mass_, free, density, largest)
+    return WaveSystem(restore, rate * free, lumped, free, density, largest)
 
 
 def _place(points: np.ndarray, hx: float, hy: float, ny: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -51,7 +51,7 @@ class Wave(Evolution):
     Math. Comp. 31 (1977); the stand-in of Boukraichi et al., arXiv:2304.04964, whose own constants are not public.
     """
 
-    source: Literal["ricker", "pulse"] = "ricker"
+    source: str = "ricker"
     layers: int = 1
     speed: float = 1.0
     ratio: Sequence[float] = (1.0, 2.0)
@@ -64,8 +64,8 @@ class Wave(Evolution):
     amplitude: float = 1000.0
     frames: int = 64
     every: float = 1 / 64
-    scheme: Literal["fd", "fem"] = "fd"
-    element: Literal["q1", "p1"] = "q1"
+    scheme: str = "fd"
+    element: str = "q1"
     courant: float = 0.5
 
     ndim = 2
@@ -152,7 +152,7 @@ class Wave(Evolution):
         cells = [n - 1 for n in grid.shape]
         if "speed" in cases.params:
             speed = cases.params["speed"].to(cases.dtype)
-            middle = (torch.arange(cells[1], device=speed.device) + 0.5) * (self.layers / cells[1])
+            middle = (torch.arange(cells[1], dtype=torch.float64, device=speed.device) + 0.5) * (self.layers / cells[1])
             c = speed[:, middle.long().clamp(max=self.layers - 1)][:, None].expand(-1, cells[0], -1)
             c = c[:1] if self.layers == 1 else c
         else:
@@ -318,6 +318,8 @@ def check(wave: Wave) -> None:
         raise UsageError(f"Wave source must be ricker or pulse; got '{wave.source}'.")
     if wave.scheme not in ("fd", "fem"):
         raise UsageError(f"Wave scheme must be fd or fem; got '{wave.scheme}'.")
+    if wave.element not in ("q1", "p1"):
+        raise UsageError(f"Wave element must be q1 or p1; got '{wave.element}'.")
     table = dict.fromkeys(FACES, wave.sides) if isinstance(wave.sides, str) else dict(wave.sides)
     for face, kind in table.items():
         if face not in FACES or kind not in SIDES:

@@ -23,6 +23,7 @@ from sciops.problems.poisson import Poisson
 from sciops.problems.poisson_boltzmann import PoissonBoltzmann
 from sciops.problems.pressure import Pressure
 from sciops.problems.scenes import PARAMETERS
+from sciops.problems.wave import Wave
 
 PROBLEMS = [
     *(Poisson(ndim=d, condition=c, modes=8) for d in (1, 2, 3) for c in ("dirichlet", "neumann", "periodic")),
@@ -51,6 +52,8 @@ PROBLEMS = [
     PoissonBoltzmann(ndim=1, exact_solution="a*sin(pi*x)", parameters={"a": [1, 2]}),
     MinimalSurface(exact_solution="a*x**2*y + x", parameters={"a": [1, 2]}),
     PLaplace(eps=0.1, parameters={"eps": [0.2, 0.3]}),
+    Wave(source="pulse", sides={"x1": "absorbing"}, damping=0.5),
+    Wave(layers=3, scheme="fem", density=2.0, frames=8),
 ]
 
 
