@@ -124,17 +124,14 @@ class OperatorSolver(Solver):
         import lightning.pytorch as pl
         from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
-        from sciops.solvers.operator_module import OperatorModule
-        from sciops.solvers.training import Curves, SafeCheckpointIO, TimeLimit, affordable, loaders, quiet
+        from sciops.solvers.training import Curves, SafeCheckpointIO, TimeLimit, affordable, quiet
 
         started = time.perf_counter()
         seconds = (budget and budget.seconds) or float("inf")
         last = None if self.workdir is None else self.workdir / "last.ckpt"
         resume = read_model(last) if last is not None and last.is_file() else None
         with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(), quiet():
-            data = loaders(train, val, self.inputs, self.batch_size, self.seed, self.normalisers)
-            module = OperatorModule(self.net_spec, **self.settings)
-            module.prepare(train, data.inputs, *data.normalisers)
+            module, data = self._ready(train, val)
             left = seconds - (time.perf_counter() - started)
             epochs = resume[KEY]["epochs"] if resume else affordable(module, data, self.epochs, left, self.device)
             module.facts["epochs"] = epochs
@@ -165,6 +162,21 @@ class OperatorSolver(Solver):
             checkpoint=str(keeper.best_model_path) if self.workdir else None,
             advice=f"{done}; a larger one may lower the error." if short else "",
         )
+
+    def _module(self) -> Any:
+        """The Lightning module of the settings, without weights."""
+        from sciops.solvers.operator_module import OperatorModule
+
+        return OperatorModule(self.net_spec, **self.settings)
+
+    def _ready(self, train: Dataset, val: Dataset) -> tuple[Any, Any]:
+        """The module with its network built for the data, and the batches."""
+        from sciops.solvers.training import loaders
+
+        data = loaders(train, val, self.inputs, self.batch_size, self.seed, self.normalisers)
+        module = self._module()
+        module.prepare(train, data.inputs, *data.normalisers)
+        return module, data
 
     def input_grid(self, stored: Grid, out: Grid) -> Grid:
         return self._require().grid if self._pinned() else stored
@@ -208,9 +220,7 @@ class OperatorSolver(Solver):
 
     def load(self, path: str | Path) -> None:
         """Restore what `save` wrote, or a checkpoint of `sciops fit`; another model raises UsageError."""
-        from sciops.solvers.operator_module import OperatorModule
-
-        module = OperatorModule(self.net_spec, **self.settings)
+        module = self._module()
         module.restore(read_model(model_file(path)), str(path))
         self.module = module.eval()
 

@@ -1,7 +1,7 @@
 """Supervised training of one operator network, as a LightningModule that knows its data and its normalisers."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
@@ -19,7 +19,7 @@ from sciops.models.boundary import enforce_dirichlet
 from sciops.solvers.checkpoint import KEY, describe_net, read_model, require_match
 from sciops.solvers.operator_facts import accepts, build_net, check_net, complete, data_facts, dtype_of, grid_of
 
-SCHEDULES = ("onecycle_epoch", "onecycle_step", "constant")
+SCHEDULES = ("onecycle_epoch", "onecycle_step", "step", "constant")
 Batch = Mapping[str, Tensor]
 
 
@@ -34,8 +34,9 @@ class OperatorModule(pl.LightningModule):
     net                  {class_path, init_args}, or a module (then a checkpoint cannot rebuild it by itself)
     loss                 {class_path, init_args} of `sciops.train.losses`
     lr, weight_decay, betas   Adam with coupled L2 decay, as published (not AdamW)
-    schedule             "onecycle_epoch" (as published) | "onecycle_step" | "constant"; start = lr/div_factor, end =
-                         start/final_div_factor, peak after the share pct_start; OneCycle also moves β₁ 0.95→0.85→0.95
+    schedule             "onecycle_epoch" (as published) | "onecycle_step" | "step" | "constant"; start = lr/div_factor,
+                         end = start/final_div_factor, peak after the share pct_start; OneCycle also moves β₁
+                         0.95→0.85→0.95; "step" halves lr every `halve_every` epochs
     compile              torch.compile the network
     init_from            checkpoint whose network weights start the training; normalisers and schedule are new
     seed                 of the initial weights and, with the epoch, of anything random during training
@@ -43,6 +44,8 @@ class OperatorModule(pl.LightningModule):
     Batches are {"x": (n, c, *s) the kept inputs, "y": (n, c_out, *s)}. Logs train_loss, and in validation and
     test rel_l2 and rel_h1. Defaults: MgNO's released Darcy training. Reference: He, Liu, Xu, ICLR 2024.
     """
+
+    task: ClassVar[str] = "map"
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class OperatorModule(pl.LightningModule):
         pct_start: float = 0.2,
         div_factor: float = 2.0,
         final_div_factor: float = 100.0,
+        halve_every: int = 100,
         compile: bool = False,
         init_from: str | None = None,
         seed: int = 0,
@@ -79,7 +83,7 @@ class OperatorModule(pl.LightningModule):
             return
         facts = data_facts(train, kept)
         facts["normalise"] = [encoder.kind, decoder.kind]
-        self._build(facts, None if self._given is not None else complete(self.hparams["net"], facts))
+        self._build(facts, self._spec(facts))
         self._check_wall(train)
         # Copies: the same data module may serve another model.
         self.encoder.load_state_dict(encoder.state_dict())
@@ -90,9 +94,11 @@ class OperatorModule(pl.LightningModule):
     def restore(self, content: Mapping[str, Any], where: str = "The checkpoint") -> None:
         """Weights and facts of a checkpoint that `read_model` or Lightning read; another model raises UsageError."""
         facts = content[KEY]
+        if facts.get("task", "map") != self.task:
+            kinds = {"map": "a steady map a ↦ u (OperatorSolver)", "step": "a one-step operator (Rollout)"}
+            raise UsageError(f"{where} holds {kinds[facts.get('task', 'map')]}, this is {kinds[self.task]}.")
         if self.net is None:
-            known = {k: v for k, v in facts.items() if k != "net"}
-            self._build(known, None if self._given is not None else complete(self.hparams["net"], facts))
+            self._build({k: v for k, v in facts.items() if k != "net"}, self._spec(facts))
         if list(facts["normalise"]) != list(self.facts["normalise"]):
             raise UsageError(
                 f"{where} was trained with the normalisers {' and '.join(facts['normalise'])} (input, output), this "
@@ -106,12 +112,21 @@ class OperatorModule(pl.LightningModule):
         require_match(own, theirs, models, where)
         self.load_state_dict(content["state_dict"])
 
+    def seen(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """The channels, axes and boundary as the network sees them."""
+        return facts
+
+    def _spec(self, facts: dict[str, Any]) -> dict[str, Any] | None:
+        """Class path and completed arguments of the network; None for a module object."""
+        return None if self._given is not None else complete(self.hparams["net"], self.seen(facts))
+
     def _build(self, facts: dict[str, Any], spec: dict[str, Any] | None) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(self.hparams["seed"])
             net = self._given if spec is None else build_net(spec)
         assert net is not None
-        reason = accepts(net, facts, tuple(facts["grid"]["shape"]), dry=spec is not None)
+        seen = self.seen(facts)
+        reason = accepts(net, seen, tuple(seen["grid"]["shape"]), dry=spec is not None)
         if reason:
             raise UsageError(f"The data does not fit the network: {reason.rstrip('.')}.")
         self.facts = facts | {"net": spec}
@@ -173,10 +188,13 @@ class OperatorModule(pl.LightningModule):
     def _grid(self, u: Float[Tensor, "n c *s"]) -> Grid:
         return self.grid.resized(tuple(u.shape[2:]))
 
+    def objective(self, batch: Batch, training: bool = True) -> Tensor:
+        """The loss of a batch as its reduction makes it; `training` False costs what a validation batch costs."""
+        u = self(batch["x"])
+        return self.loss(u, batch["y"].to(u.dtype), self._grid(u))
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        u, y = self(batch["x"]), batch["y"]
-        loss = self.loss(u, y.to(u.dtype), self._grid(u))
-        n = len(y)
+        loss, n = self.objective(batch), len(batch["index"])
         summed = getattr(self.loss, "reduction", "mean") == "sum"
         value = (loss / n if summed else loss).detach()
         self.log("train_loss", value, on_epoch=True, on_step=False, batch_size=n, sync_dist=True)
@@ -237,6 +255,9 @@ class OperatorModule(pl.LightningModule):
         adam = torch.optim.Adam(self.parameters(), h["lr"], tuple(h["betas"]), weight_decay=h["weight_decay"])
         if h["schedule"] == "constant":
             return adam
+        if h["schedule"] == "step":
+            halving = torch.optim.lr_scheduler.StepLR(adam, h["halve_every"], 0.5)
+            return {"optimizer": adam, "lr_scheduler": {"scheduler": halving, "interval": "epoch"}}
         per_step, total = h["schedule"] == "onecycle_step", self._cycle_length()
         # PyTorch divides by zero where the rise takes exactly one step.
         rise = h["pct_start"] + (1e-6 if abs(h["pct_start"] * total - 1) < 1e-9 else 0)

@@ -136,11 +136,10 @@ def affordable(module: Any, data: Loaders, epochs: int, seconds: float, device: 
     for kind, batches in (("train", data.train), ("valid", data.valid)):
         marks = []
         for _, batch in zip(range(4), batches, strict=False):
-            x, y = batch["x"].to(accelerator), batch["y"].to(accelerator)
+            here = {name: tensor.to(accelerator) for name, tensor in batch.items()}
             started = time.perf_counter()
             with torch.set_grad_enabled(kind == "train"):
-                u = trial(x)
-                loss = trial.loss(u, y.to(u.dtype), trial.grid)
+                loss = trial.objective(here, kind == "train")
                 if kind == "train":
                     loss.backward()
             loss.detach().item()
