@@ -27,7 +27,8 @@ class CaseData(LightningDataModule):
                    `test_points`, where it has them
     seed           of the case
 
-    Batches of validation and test are {"x": (P, d)} and, where the problem knows its solution, "u": (P,).
+    Batches of validation and test are {"x": (P, d)} and, where the problem knows its solution, "u": (P,), of several
+    unknowns (P, c).
     """
 
     case: Cases
@@ -71,7 +72,7 @@ class CaseData(LightningDataModule):
         else:
             x = self.grid.resized(self.points).points(torch.float64)
         exact = self.case.problem.exact(self.case, x[None])
-        batch = {"x": x} if exact is None else {"x": x, "u": exact[0, 0].detach()}
+        batch = {"x": x} if exact is None else {"x": x, "u": exact[0].T.squeeze(1).detach()}
         return DataLoader([batch], batch_size=1, collate_fn=_only, generator=generator(self.seed))  # type: ignore[arg-type]
 
     def test_dataloader(self) -> DataLoader:

@@ -41,11 +41,13 @@ class LidDrivenCavity(Problem):
     low: float = 100.0
     high: float = 1000.0
     cells: int = 128
+    corner: float = 0.1
 
     ndim = 3
     inputs = (Channel("nu"),)
     outputs = (Channel("u"), Channel("v"), Channel("p"))
     linear = False
+    gauge = (2,)
     boundary = Boundary((("dirichlet", "dirichlet"), ("dirichlet", "dirichlet"), ("free", "free")))
 
     def __post_init__(self) -> None:
@@ -74,6 +76,14 @@ class LidDrivenCavity(Problem):
     def conditions(self) -> list[Condition]:
         walls = [Condition(face, output) for face in ("x0", "x1", "y0") for output in (0, 1)]
         return [*walls, Condition("y1", 0, data=_lid, weight=lid_weight), Condition("y1", 1, weight=lid_weight)]
+
+    def loss_weight(self, x: Float[Tensor, "n N d"]) -> Float[Tensor, "n N"] | None:
+        if not self.corner:
+            return None
+        height = (1 - x[..., 1]).square()
+        left, right = (height + (x[..., 0] - side).square() for side in (0.0, 1.0))
+        area = self.corner**2
+        return (left / (left + area) * right / (right + area)).square()
 
     def boundary_at(self, cases: Cases, face: str, x: Float[Tensor, "m N d"]) -> Float[Tensor, "n N"]:
         raise UsageError(

@@ -22,7 +22,7 @@ from sciops.core.problem import Problem
 from sciops.core.solver import Budget, Solution, Solver, View, checked
 
 Function = Callable[[Tensor], Tensor]
-"""Points (N, d) ↦ values (N,)."""
+"""Points (N, d) ↦ values (N,), of several unknowns (N, c)."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,8 @@ def relative_residual(equation: Equation, x: Float[Tensor, "N d"], state: State)
 class Answer:
     """What a per-instance solver found for one case.
 
-    u, std           functions of points (N, d) → (N,): the solution and, where known, its standard deviation
+    u, std           functions of points (N, d) → (N,), of several unknowns (N, c): the solution and, where known, its
+                     standard deviation
     residual         ‖R(u)‖/‖f‖-like relative residual at points that were not used for the fit
     error_estimate   of the relative L² error of u, where the method makes one
     advice           what to do where the status is not OK
@@ -156,7 +157,8 @@ class CollocationSolver(Solver):
 
     Works in float64 whatever the cases are; float32 cases are promoted with a warning, because their rounding bounds
     what can be reached. Cases with values that are not finite end as NONFINITE, cases for which no time is left as
-    BUDGET; both get NaN or zero fields and do not touch the others. Refuses periodic axes and several unknown fields.
+    BUDGET; both get NaN or zero fields and do not touch the others. Refuses periodic axes and several unknown fields
+    unless the class says that it takes them (`periodic`, `several`).
     Facts in `Solution.stats`, one per case: residual, iterations, points, advice, error_estimate (NaN where the method
     makes none), facts; `trace` and `trace_seconds` of the first case hold its anytime curve.
     """
@@ -164,6 +166,8 @@ class CollocationSolver(Solver):
     needs = frozenset({View.RESIDUAL, View.BOUNDARY})
     kind = "per-instance"
     double = True
+    periodic = False
+    several = False
     chunk = 4096
     """Points at which an answer is evaluated at a time."""
 
@@ -173,9 +177,9 @@ class CollocationSolver(Solver):
 
     def refuses(self, problem: Problem, grid: Grid) -> str | None:
         reason = super().refuses(problem, grid)
-        if reason is None and len(problem.outputs) > 1:
+        if reason is None and len(problem.outputs) > 1 and not self.several:
             return f"solves for one unknown field; {type(problem).__name__} has {len(problem.outputs)}"
-        if reason is None and "periodic" in grid.layout:
+        if reason is None and "periodic" in grid.layout and not self.periodic:
             return "has no basis for periodic axes; use FastPoisson or a Dirichlet or Neumann condition"
         if reason is None and problem.boundary.uniform == "neumann" and problem.linear:
             return "needs a Dirichlet face: with Neumann data alone the solution is known up to a constant only"
@@ -192,7 +196,10 @@ class CollocationSolver(Solver):
             )
         x = out.points(torch.float64, cases.device)
         answers = [self._attempt(cases[i], budget, begun) for i in range(len(cases))]
-        values = torch.stack([self._evaluate(answer.u, x) for answer in answers]) if answers else x.new_zeros(0, len(x))
+        count = len(cases.problem.outputs)
+        values = x.new_zeros(0, len(x), count)
+        if answers:
+            values = torch.stack([self._evaluate(answer.u, x, count) for answer in answers])
         facts = ("residual", "iterations", "points")
         stats: dict[str, Any] = {key: torch.tensor([float(getattr(a, key)) for a in answers]) for key in facts}
         stats["error_estimate"] = torch.tensor(
@@ -203,15 +210,15 @@ class CollocationSolver(Solver):
         names = [channel.name for channel in cases.problem.outputs]
 
         def on_grid(flat: Tensor) -> Field:
-            return Field.steady(flat.reshape(len(flat), 1, *out.shape).to(cases.dtype), out, names)
+            return Field.steady(flat.transpose(1, 2).reshape(len(flat), count, *out.shape).to(cases.dtype), out, names)
 
         solution = Solution(on_grid(values), [a.status for a in answers], stats)
         if answers and all(a.std is not None for a in answers):
-            bands = torch.stack([self._evaluate(a.std, x) for a in answers if a.std is not None])
+            bands = torch.stack([self._evaluate(a.std, x, count) for a in answers if a.std is not None])
             solution.std = on_grid(bands)
         if answers and answers[0].trace:
             stats["trace_seconds"] = [seconds for seconds, _ in answers[0].trace]
-            solution.trace = [on_grid(self._evaluate(u, x)[None]) for _, u in answers[0].trace]
+            solution.trace = [on_grid(self._evaluate(u, x, count)[None]) for _, u in answers[0].trace]
         return checked(solution)
 
     def _attempt(self, case: Cases, budget: Budget, begun: float) -> Answer:
@@ -230,8 +237,9 @@ class CollocationSolver(Solver):
         answer.stats["seconds"] = time.perf_counter() - started
         return answer
 
-    def _evaluate(self, function: Function, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
-        return torch.cat([function(part).detach() for part in x.split(self.chunk)])
+    def _evaluate(self, function: Function, x: Float[Tensor, "N d"], count: int = 1) -> Float[Tensor, "N c"]:
+        values = torch.cat([function(part).detach() for part in x.split(self.chunk)])
+        return values if values.dim() == 2 else values[:, None].expand(-1, count)
 
 
 def _flat(c: Tensor | float, x: Tensor) -> Float[Tensor, " N"]:

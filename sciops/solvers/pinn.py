@@ -17,17 +17,16 @@ from sciops.core.linear import Status
 from sciops.core.random import case_seed, generator
 from sciops.core.solver import Budget
 from sciops.models.embeddings import Periodic
-from sciops.models.hard_boundary import HardBoundary
 from sciops.models.mlp import MLP
 from sciops.models.sums import Sum
 from sciops.models.trial import Trial
 from sciops.solvers.collocation import Answer, CollocationSolver, Equation, Function
+from sciops.solvers.pinn_conditions import impose
 from sciops.solvers.pinn_estimate import error_estimate
 from sciops.solvers.pinn_growth import Growth
 from sciops.solvers.pinn_initialisation import SourceDraw, localise
-from sciops.solvers.pinn_lift import Transfinite, negligible, vanishes
 from sciops.solvers.pinn_places import composed, find_places
-from sciops.solvers.pinn_rows import ParameterRows, Sites, ValueRows
+from sciops.solvers.pinn_rows import ParameterRows, Sites
 from sciops.solvers.pinn_training import FIRST_ORDER, Population, Stage, Training
 from sciops.solvers.pinn_weak import MODES, RESOLUTION, WeakRows
 from sciops.solvers.samplers.base import Sampler
@@ -63,7 +62,8 @@ class PINN(CollocationSolver):
     points, max_points   at the start (3 per parameter) and when appending ends (5)
     population       "steady" (30 % at a time) | "published" (as in the sampler's paper), `every` so many steps
     importance       weights 1/(|Ω| p) on the rows: the plain L² loss
-    boundary         hard | soft (rows of weight `boundary_weight`) | auto: hard where a lift is affordable
+    boundary         hard | soft (rows of weight `boundary_weight`) | auto: hard where a lift is affordable; of several
+                     unknowns where the data vanish
     initialisation   source | network (the network's own)
     weak_modes       per axis; None: 8 in 2-D where the source has more than 8 half waves; 0: none
     growth           {rounds, every, stalled, width}: networks added at residual peaks (`pinn_growth`); None: never
@@ -74,10 +74,14 @@ class PINN(CollocationSolver):
     The error estimate solves the error equation on a grid (`pinn_estimate`). facts: steps, loss, parameters, and the
     sampler's β and coverage χ. Cost per step: O(N P²), P parameters, N points; memory 8 N P bytes.
     Fails, and says so, where the solution has features that neither f nor the residual of a coarse fit shows, and where
-    many places leave few parameters to each.
+    many places leave few parameters to each. Several unknowns take their conditions, with weights, from
+    `Problem.conditions()`; without an error estimate their status is judged by `system_residual`.
     References: Raissi, Perdikaris, Karniadakis, J. Comput. Phys. 378 (2019); Müller & Zeinhofer, ICML 2023
     (arXiv 2302.13163); Tang, Zhai, Wan, Yang, ICLR 2024 (arXiv 2305.18702).
     """
+
+    periodic = True
+    several = True
 
     def __init__(
         self,
@@ -296,32 +300,9 @@ class PINN(CollocationSolver):
         self, equation: Equation, net: Trial, draw: SourceDraw | None = None
     ) -> tuple[Trial, list[ParameterRows]]:
         """The trial function that satisfies what can be imposed, and the rows of the other conditions."""
-        dirichlet = [face for face in equation.faces if face.kind == "dirichlet"]
-        zero = vanishes(equation, dirichlet)
-        if equation.ndim > 3 and not zero and draw is not None and self.boundary != "soft":
-            zero = negligible(equation, dirichlet, draw)
-        hard = self.boundary == "hard" or (self.boundary == "auto" and (equation.ndim <= 3 or zero))
-        if draw is None and equation.ndim > 6:
-            hard = hard and zero  # the zero function needs no lift
-        trial, soft = net, equation.faces
-        if hard and dirichlet:
-            if equation.ndim > 6 and not zero:
-                raise UsageError(
-                    f"boundary='hard' needs data near zero in more than 6 dimensions; got {equation.ndim}: use soft."
-                )
-            lift = None if zero else Transfinite(equation, dirichlet)
-            sides = [(face.axis, face.side) for face in dirichlet]
-            trial = HardBoundary(net, equation.lower.tolist(), equation.upper.tolist(), sides, lift)
-            soft = [face for face in equation.faces if face.kind != "dirichlet"]
         random = generator(case_seed(self.seed, 0, "pinn boundary"))
-        rows: list[ParameterRows] = []
-        for face in soft:
-            x = equation.face_points(face, self.boundary_points, random)
-            order = tuple(int(face.kind == "neumann" and j == face.axis) for j in range(equation.ndim))
-            sign = -1.0 if face.kind == "neumann" and face.side == 0 else 1.0
-            data = equation.boundary_rows(face, x).rhs
-            rows.append(ValueRows(trial, x, data, order, sign, weight=self.boundary_weight))
-        return trial, rows
+        facts = self.boundary, self.boundary_weight, self.boundary_points, random
+        return impose(equation, net, *facts, draw, probe=draw is None)
 
     def _zero(self, trial: Trial) -> Trial:
         """The trial function of the zero network: the lift of the boundary data."""
@@ -340,14 +321,14 @@ class PINN(CollocationSolver):
 
 
 class Snapshot:
-    """u as it was: a copy of the trial function, as a function of points."""
+    """u as it was: a copy of the trial function, as a function of points, (N,) or of several unknowns (N, c)."""
 
     def __init__(self, trial: Trial) -> None:
         self.trial = copy.deepcopy(trial)
 
-    def __call__(self, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
+    def __call__(self, x: Float[Tensor, "N d"]) -> Float[Tensor, "N ..."]:
         with torch.no_grad():
-            return self.trial(x)[:, 0]
+            return self.trial(x).squeeze(1)
 
 
 def _fine(draw: SourceDraw, equation: Equation) -> bool:

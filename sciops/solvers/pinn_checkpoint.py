@@ -15,6 +15,8 @@ from sciops.core.solver import Budget
 from sciops.solvers.checkpoint import read_model
 from sciops.solvers.collocation import Answer, CollocationSolver, Equation
 from sciops.solvers.pinn import PINN, Snapshot
+from sciops.solvers.pinn_conditions import points_on
+from sciops.solvers.pinn_rows import Sites
 
 KIND = "pinn"
 PROBES = 32
@@ -24,11 +26,27 @@ def probes(equation: Equation) -> dict[str, Tensor]:
     """What tells one case from another: the box, and the residual of zero and the boundary data at fixed points."""
     random = generator(0)
     x = equation.interior_points(PROBES, random)
+    if len(equation.problem.outputs) > 1:
+        return _system_probes(equation, x, random)
     still = equation.rows(x, lambda order: torch.zeros_like(x[:, 0])).rhs
     ones = equation.residual(x, lambda order: torch.ones_like(x[:, 0]))  # sees every coefficient
     found = {"lower": equation.lower, "upper": equation.upper, "zero": still, "ones": ones}
     for face in equation.faces:
         found[face.name] = equation.boundary_rows(face, equation.face_points(face, PROBES, random)).rhs
+    return {name: value.detach().cpu().double() for name, value in found.items()}
+
+
+def _system_probes(equation: Equation, x: Tensor, random: torch.Generator) -> dict[str, Tensor]:
+    """The same of several equations and unknowns."""
+    sites, names = Sites(equation.case, x), [channel.name for channel in equation.problem.outputs]
+    found = {"lower": equation.lower, "upper": equation.upper}
+    for name, value in (("zero", 0.0), ("ones", 1.0)):
+        table = {key: x.new_full((len(x), len(names)), value) for key in sites.request}
+        with torch.no_grad():
+            found[name] = torch.cat(sites.residuals(table))
+    for condition in equation.problem.conditions():
+        at = points_on(equation, condition, PROBES, random)
+        found[f"{condition.face} of {names[condition.output]}"] = condition.values(equation.case, at[None])[0]
     return {name: value.detach().cpu().double() for name, value in found.items()}
 
 
@@ -42,6 +60,9 @@ class TrainedPINN(CollocationSolver):
     known by its box, coefficients, forcing and boundary data at fixed points, to relative 1e-6, so another grid of the
     same case is fine.
     """
+
+    periodic = True
+    several = True
 
     def __init__(self, checkpoint: str, threshold: float = 1e-2) -> None:
         self.checkpoint, self.threshold = checkpoint, threshold

@@ -1,7 +1,6 @@
 """Physics-informed networks trained by Lightning: the solver's own steps, with logs, checkpoints and exact resume."""
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -94,7 +93,7 @@ class PINNModule(pl.LightningModule):
         values = {"residual": machine.relative_residual()}
         if "u" in batch:
             with torch.no_grad():
-                u = torch.cat([machine.trial(part)[:, 0] for part in batch["x"].split(8192)])
+                u = torch.cat([machine.trial(part) for part in batch["x"].split(8192)]).reshape(batch["u"].shape)
             values["rel_l2"] = float((u - batch["u"]).norm() / batch["u"].norm())
         for key, value in values.items():
             self.log(f"{name}_{key}", value, on_epoch=True, on_step=False, batch_size=1)
@@ -150,7 +149,7 @@ class PINNModule(pl.LightningModule):
         """New weights of the parts of the loss, by the names of `probe`; that of the equation stays 1."""
         self.weight = weights["boundary"] / weights["equation"]
         for rows in self._faces():
-            rows.scale = math.sqrt(self.weight / len(rows.x))
+            rows.reweigh(self.weight)
 
     # ---- checkpoints
 
@@ -203,8 +202,8 @@ class Handle(torch.optim.Optimizer):
 
 def _first(rows: ValueRows, count: int) -> ValueRows:
     """The first points of the rows of a face."""
-    x = rows.x[:count]
-    return ValueRows(rows.trial, x, rows.data[:count], rows.order, rows.sign, rows.channel, weight=len(x))
+    x, factor = rows.x[:count], None if rows.factor is None else rows.factor[:count]
+    return ValueRows(rows.trial, x, rows.data[:count], rows.order, rows.sign, rows.channel, len(x), factor)
 
 
 def _rate(optimiser: Any) -> float:

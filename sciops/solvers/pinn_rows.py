@@ -18,7 +18,8 @@ from sciops.models.trial import Trial
 class Sites:
     """Collocation points of one case with all that its residual needs there, evaluated once.
 
-    The inputs are kept with their dependence on x only where the residual differentiates them.
+    The inputs are kept with their dependence on x only where the residual differentiates them. `factor` is the root of
+    the problem's weight of the squared residual there, None where it has none.
     """
 
     def __init__(self, case: Cases, x: Float[Tensor, "N d"]) -> None:
@@ -31,6 +32,8 @@ class Sites:
             for name, value in vars(self._inputs).items():
                 if isinstance(value, Tensor):
                     setattr(self._inputs, name, value.detach())
+        weight = case.problem.loss_weight(self.x[None])
+        self.factor = None if weight is None else weight[0].detach().sqrt()
 
     def __len__(self) -> int:
         return len(self.x)
@@ -42,6 +45,22 @@ class Sites:
         d = Forward(self._leaf, [{key: value[j] for key, value in columns.items()} for j in range(count)])
         found = d.evaluate(self.problem.residual, lambda _: self._inputs)
         return [r[0] for r in (found if isinstance(found, tuple | list) else (found,))]
+
+    def sizes(self, table: dict[Key, Float[Tensor, "N c"]]) -> list[Float[Tensor, " N"]]:
+        """Σ_α |∂R/∂(∂^α u) ∂^α u| at the points, one per equation: how large the terms are that a residual is the sum
+        of."""
+        leaves = {key: value.detach().requires_grad_(True) for key, value in table.items()}
+        with torch.enable_grad():
+            found = self.residuals(leaves)
+        sizes = []
+        for k, r in enumerate(found):
+            slopes = torch.autograd.grad(
+                r.sum(), list(leaves.values()), retain_graph=k + 1 < len(found), allow_unused=True
+            )
+            parts = zip(slopes, leaves.values(), strict=True)
+            terms = [(slope * value).abs().sum(1) for slope, value in parts if slope is not None]
+            sizes.append(torch.stack(terms).sum(0).detach() if terms else torch.zeros_like(r).detach())
+        return sizes
 
 
 class ParameterRows(ABC):
@@ -104,10 +123,10 @@ class EquationRows(TrialRows):
     """√(weight/N) · residual at sites."""
 
     def __init__(self, trial: Trial, sites: Sites, weight: float = 1.0, importance: Tensor | None = None) -> None:
-        scale = math.sqrt(weight / len(sites))
-        super().__init__(
-            trial, sites.x, sites.request, scale if importance is None else scale * importance.detach().sqrt()
-        )
+        scale: Tensor | float = math.sqrt(weight / len(sites))
+        for factor in (None if importance is None else importance.detach().sqrt(), sites.factor):
+            scale = scale if factor is None else scale * factor
+        super().__init__(trial, sites.x, sites.request, scale)
         self.sites = sites
 
     def rows(self, table: dict[Key, Float[Tensor, "N c"]]) -> Sequence[Float[Tensor, " N"]]:
@@ -115,7 +134,8 @@ class EquationRows(TrialRows):
 
 
 class ValueRows(TrialRows):
-    """√(weight/N) · (∂^order u_channel − data) at points: Dirichlet and Neumann data, initial values, measurements."""
+    """√(weight/N) · factor · (∂^order u_channel − data) at points: Dirichlet and Neumann data, initial values,
+    measurements; the factor is one number per point, one everywhere where it is not given."""
 
     def __init__(
         self,
@@ -126,13 +146,47 @@ class ValueRows(TrialRows):
         sign: float = 1.0,
         channel: int = 0,
         weight: float = 1.0,
+        factor: Float[Tensor, " N"] | None = None,
     ) -> None:
-        self.order = order or (0,) * x.shape[1]
-        super().__init__(trial, x, frozenset({self.order}), math.sqrt(weight / max(len(x), 1)))
+        self.order, self.factor = order or (0,) * x.shape[1], factor
+        super().__init__(trial, x, frozenset({self.order}), 1.0)
         self.data, self.sign, self.channel = data, sign, channel
+        self.reweigh(weight)
+
+    def reweigh(self, weight: float) -> None:
+        """Another weight, the factors of the points as they are."""
+        scale = math.sqrt(weight / max(len(self.x), 1))
+        self.scale = scale if self.factor is None else scale * self.factor
 
     def rows(self, table: dict[Key, Float[Tensor, "N c"]]) -> Sequence[Float[Tensor, " N"]]:
         return [self.sign * table[self.order][:, self.channel] - self.data]
+
+
+class MeanRows(ParameterRows):
+    """√(weight/K) · the mean of one channel over each of K groups of Q points: what fixes constants that an equation
+    leaves open. Cost: a Jacobian of the values at all points."""
+
+    def __init__(self, trial: Trial, x: Float[Tensor, "K Q d"], channel: int = 0, weight: float = 1.0) -> None:
+        super().__init__(trial)
+        self.x, self.groups, self.channel = x.flatten(0, 1), len(x), channel
+        self.scale = math.sqrt(weight / len(x))
+
+    def _means(self, values: Float[Tensor, "N *p"]) -> Float[Tensor, "K *p"]:
+        return self.scale * values.unflatten(0, (self.groups, -1)).mean(1)
+
+    def residual(self, theta: Float[Tensor, " P"]) -> Float[Tensor, " M"]:
+        self._move(theta)
+        with torch.no_grad():
+            return self._means(self.trial(self.x)[:, self.channel]).detach()
+
+    def jacobian(self, theta: Float[Tensor, " P"]) -> tuple[Float[Tensor, " M"], Float[Tensor, "M P"]]:
+        self._move(theta)
+        zero = (0,) * self.x.shape[1]
+        r, J = per_sample_jacobian(self.trial, self.x, frozenset({zero}), lambda t: [t[zero][:, self.channel]])
+        return self._means(r[0]), self._means(J[0])
+
+    def loss(self) -> Float[Tensor, ""]:
+        return 0.5 * self._means(self.trial(self.x)[:, self.channel]).square().sum()
 
 
 def flat_parameters(trial: Trial) -> Float[Tensor, " P"]:

@@ -17,6 +17,7 @@ from sciops.models.trial import Trial
 from sciops.numerics.least_squares import Stacked
 from sciops.numerics.optimisers import SOAP, GaussNewton, SSBroyden
 from sciops.solvers.collocation import Equation, relative_residual
+from sciops.solvers.pinn_conditions import system_residual
 from sciops.solvers.pinn_growth import Growth, grow, residual_peaks
 from sciops.solvers.pinn_places import Place
 from sciops.solvers.pinn_rows import EquationRows, ParameterRows, Sites, State, flat_parameters
@@ -154,9 +155,9 @@ class Training:
     """Of the source, where it was measured: what error estimates have to resolve."""
 
     def relative_residual(self) -> float:
-        """‖R(u)‖/‖f‖ at held-out points; the scaled root mean square where there are several unknowns."""
+        """‖R(u)‖/‖f‖ at held-out points; of systems that of `pinn_conditions.system_residual`."""
         if len(self.equation.problem.outputs) > 1:
-            return float(self.magnitude(self.check).square().mean().sqrt())
+            return system_residual(self.equation, self.trial, self.check)
         return relative_residual(self.equation, self.check, State(self.trial, self.check))
 
     def look(self) -> float:
@@ -178,13 +179,14 @@ class Training:
     # ---- points
 
     def magnitude(self, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
-        """|r| of the equation at points, several equations as the root of the sum of squares."""
+        """|r| of the equation at points as the loss weighs it, several equations as the root of the sum of squares."""
         parts = []
         for piece in x.split(8192):
             sites = Sites(self.equation.case, piece)
             with torch.no_grad():
                 rows = sites.residuals(self.trial.derivatives(sites.x, sites.request))
-            parts.append(torch.stack([r.detach() for r in rows]).square().sum(0).sqrt())
+            size = torch.stack([r.detach() for r in rows]).square().sum(0).sqrt()
+            parts.append(size if sites.factor is None else sites.factor * size)
         return torch.cat(parts) / self.scale
 
     def _renew(self, count: int) -> None:
