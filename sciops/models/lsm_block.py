@@ -32,6 +32,8 @@ class SpectralBlock(nn.Module):
     latent spectral models", ICML 2023.
     """
 
+    eye: Tensor
+
     def __init__(self, width: int, tokens: int = 4, bases: int = 12, heads: int = 8):
         super().__init__()
         if heads < 1 or width % heads:
@@ -97,7 +99,7 @@ class SpectralBlock(nn.Module):
         """softmax_T(Q zᵀ) z for each patch."""
         h, t, width, dtype = self.heads, self.tokens, rows.shape[-1], rows.dtype
         # One row per token and head, zero outside the head's channels.
-        apart = (z.view(-1, t, 1, h, width // h) * self.eye.to(dtype).view(1, 1, h, h, 1)).view(-1, t * h, width)
+        apart = (z.reshape(-1, t, 1, h, width // h) * self.eye.to(dtype).view(1, 1, h, h, 1)).reshape(-1, t * h, width)
         folded = apart @ self.query.weight.to(dtype)
         bias = apart @ self.query.bias.to(dtype)
         logits = torch.baddbmm(bias.unsqueeze(1), rows, folded.transpose(1, 2))
@@ -107,4 +109,6 @@ class SpectralBlock(nn.Module):
 
 def autocast_off(device: str) -> contextlib.AbstractContextManager[None]:
     """Nothing is cast inside; the meta device has no autocast to turn off."""
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else contextlib.nullcontext()
+    return (
+        torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else contextlib.nullcontext()
+    )

@@ -69,7 +69,7 @@ class SpectralUNet(nn.Module):
             raise UsageError(f"norm must be one of {', '.join(NORMS)}; got {norm!r}.")
         if levels < 2:
             raise UsageError(f"levels must be 2 or more; got {levels}.")
-        ndim, self.modes, self.levels = len(modes), tuple(modes), levels
+        self.ndim, self.modes, self.levels = len(modes), tuple(modes), levels
         c = [width * 2 ** min(level, levels - 2) for level in range(levels)]
         self.encoder = nn.ModuleList(
             DoubleConvolution(c[max(level - 1, 0)], c[level], c[level], modes, norm) for level in range(levels)
@@ -79,7 +79,7 @@ class SpectralUNet(nn.Module):
             DoubleConvolution(2 * c[level], c[level], c[max(level - 1, 0)], modes, norm) for level in range(levels - 1)
         )
         self.blocks = nn.ModuleList(SpectralBlock(w, tokens, bases, heads) for w in c if spectral_blocks)
-        self.head = CONV[ndim](width, width, 1)
+        self.head = CONV[self.ndim](width, width, 1)
 
     @property
     def factor(self) -> int:
@@ -89,7 +89,7 @@ class SpectralUNet(nn.Module):
     def forward(self, x: Float[Tensor, "n c *s"], patch: Sequence[int]) -> Float[Tensor, "n c *s"]:
         skips = []
         for level, convolution in enumerate(self.encoder):
-            x = convolution(POOL[len(self.modes)](x, 2) if level else x)
+            x = convolution(POOL[self.ndim](x, 2) if level else x)
             skips.append(x)
         y = self._process(skips[-1], -1, patch)
         for level in range(self.levels - 2, -1, -1):
@@ -101,7 +101,7 @@ class SpectralUNet(nn.Module):
 
     def _upsample(self, y: Tensor) -> Tensor:
         """Twice the points per axis."""
-        mode, sizes = LINEAR[len(self.modes)], y.shape[2:]
+        mode, sizes = LINEAR[self.ndim], y.shape[2:]
         wrapped = [kind == CIRCULAR for kind in self.modes]
         if not all(wrapped):
             size = [n if w else 2 * n for n, w in zip(sizes, wrapped, strict=True)]
