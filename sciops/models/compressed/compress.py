@@ -85,6 +85,7 @@ def compress(
     kept: list[Kept] = []
     planned: dict[str, tuple[Dense, tuple[int, ...]]] = {}
     limited: dict[str, int] = {}  # layers whose full rank is below the asked one
+    considered = 0
     too_small: list[RankTooSmall] = []
     for name, conv in found.items():
         shape, asked = ConvShape.of(conv), _asked(name, rank)
@@ -92,7 +93,7 @@ def compress(
         if asked is None:
             reason = reason or "no rank was given for it"
         if not reason and asked is not None:
-            most = max(chosen.full(shape))
+            most, considered = max(chosen.full(shape)), considered + 1
             if isinstance(asked, int) and asked > most:
                 limited[name], asked = most, most
             try:
@@ -106,7 +107,7 @@ def compress(
                 reason = str(error).rstrip(".")
         if reason:
             kept.append(Kept(name, describe(shape), reason))
-    if limited and len(limited) == len(planned):
+    if limited and len(limited) == considered:
         name, most = max(limited.items(), key=lambda item: item[1])
         raise UsageError(f"Rank {rank} is larger than full in every layer; the largest full rank is {most} ({name}).")
     if not planned:
