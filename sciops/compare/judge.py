@@ -20,6 +20,7 @@ from sciops.core.linear import ADVICE, Status
 from sciops.core.solver import Budget, Solution, Solver, checked
 from sciops.metrics.base import Metric, scores
 from sciops.metrics.catalogue import named
+from sciops.metrics.rollout import frame_errors
 from sciops.metrics.statistics import bootstrap
 
 DRAWS = 2000
@@ -42,6 +43,7 @@ class Judged:
     points: float | None = None
     seconds: list[float] = field(default_factory=list)
     anytime: list[tuple[float, float]] = field(default_factory=list)
+    over_time: list[tuple[float, float, float, float]] = field(default_factory=list)
 
 
 def bring(cases: Cases, solver: Solver, out: Grid) -> Cases:
@@ -66,6 +68,7 @@ def judge(
     seconds: list[float] = []
     anytime: list[tuple[float, float]] = []
     kept: list[Field] = []
+    frames: list[Tensor] = []
     advice = ""
     for start in range(0, n, batch):
         index = slice(start, min(start + batch, n))
@@ -89,12 +92,28 @@ def judge(
             label = None if dataset.label_error is None else dataset.label_error[index]
             estimates.append(_estimate_and_error(solution, truth, label))
         _score(solution, truth, cases, metrics, stacks, reasons)
+        if len(truth.times) > 1:
+            frames.append(frame_errors(solution.field.to(torch.float64), truth.to(torch.float64)).cpu())
     good = statuses[Status.OK.value]
     found = {m.name: _combine(m, stacks[m.name], reasons.get(m.name, ""), n) for m in metrics}
     if estimates:
         found |= _estimate_scores(torch.cat(estimates), n)
     means = {name: sum(values) / len(values) if values else None for name, values in counts.items()}
-    return Judged(found, statuses, Field.cat(kept), n, good, advice, **means, seconds=seconds, anytime=anytime)
+    curve = _over_time(torch.cat(frames), truth.times) if frames else []
+    return Judged(found, statuses, Field.cat(kept), n, good, advice, **means, seconds=seconds, anytime=anytime,
+                  over_time=curve)  # fmt: skip
+
+
+def _over_time(errors: Float[Tensor, "n t"], times: tuple[float, ...]) -> list[tuple[float, float, float, float]]:
+    """(time, mean, 10 %, 90 % quantile over cases) of the relative L² error; frames without a finite one are left
+    out."""
+    points = []
+    for t, column in zip(times, errors.unbind(1), strict=True):
+        known = column[column.isfinite()]
+        if len(known):
+            low, high = torch.quantile(known, known.new_tensor([0.1, 0.9])).tolist()
+            points.append((float(t), float(known.mean()), low, high))
+    return points
 
 
 def _advice(solution: Solution) -> str:
@@ -210,7 +229,7 @@ def filled(row: Row, judged: Judged) -> Row:
     row.scores, row.statuses = judged.scores, dict(judged.statuses)
     row.n_cases, row.successes = judged.n_cases, judged.successes
     row.iterations, row.iterations_saved, row.points = judged.iterations, judged.iterations_saved, judged.points
-    row.judged_seconds, row.anytime = judged.seconds, judged.anytime
+    row.judged_seconds, row.anytime, row.over_time = judged.seconds, judged.anytime, judged.over_time
     row.status = "ok" if judged.successes == judged.n_cases else "partial"
     if not any(s.value is not None for s in judged.scores.values()):
         row.status = "failed"

@@ -16,11 +16,13 @@ from sciops.compare.meter import Protocol
 from sciops.core.config import build, check_keys, resolve_class
 from sciops.core.errors import UsageError
 from sciops.core.solver import KINDS, Budget, Solver
+from sciops.data.windows import Window
 
 KEYS = (
     "title",
     "dataset",
     "datasets",
+    "window",
     "solvers",
     "metrics",
     "headline",
@@ -99,7 +101,14 @@ class Plan:
     transfer_cases: int = 16
     shifts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     datasets: Mapping[str, str | dict[str, str]] = field(default_factory=dict)
+    window: Mapping[str, int] | None = None
+    """Of trajectories: the protocol {history, horizon, start, stride, frames_apart}, one for all rows."""
     folder: Path = field(default_factory=Path.cwd)
+
+    @property
+    def protocol(self) -> str:
+        """Name of the window, "ten_to_ten"; empty without one."""
+        return "" if self.window is None else Window(**self.window).name
 
     @property
     def trains(self) -> bool:
@@ -158,10 +167,12 @@ def read(path: Path) -> Plan:
     solvers = tuple(_contestant(entry, seeds, path, datasets) for entry in raw["solvers"])
     _require_names(solvers, datasets, path)
     headline = raw.get("headline", "rel_l2")
+    window = _window(raw.get("window"), path)
+    title = raw.get("title", path.stem)
     metrics = tuple(raw.get("metrics", METRICS))
     return Plan(
         name=path.stem,
-        title=raw.get("title", path.stem),
+        title=title if window is None else f"{title} · {Window(**window).describe()}",
         dataset=_expand(raw.get("dataset") or ""),
         solvers=solvers,
         metrics=metrics if headline in metrics else (headline, *metrics),
@@ -177,6 +188,7 @@ def read(path: Path) -> Plan:
         transfer_cases=int(transfer.get("cases", 16)),
         shifts=raw.get("shifts") or {},
         datasets=datasets,
+        window=window,
         folder=path.resolve().parent,
     )
 
@@ -196,6 +208,19 @@ def _datasets(given: Any, path: Path) -> dict[str, Any]:
                 f"{path}: datasets become folders, so names hold letters, digits, _ . and -; got '{name}'."
             )
     return {str(name): _expand(value) for name, value in given.items()}
+
+
+def _window(given: Any, path: Path) -> dict[str, int] | None:
+    """The protocol over trajectories, checked."""
+    if given is None:
+        return None
+    if not isinstance(given, dict) or "history" not in given or "horizon" not in given:
+        raise UsageError(f"{path}: window must map history and horizon to numbers of frames; got {given!r}.")
+    check_keys(given, inspect.signature(Window).parameters, f"{path}: window")
+    try:
+        return vars(Window(**given))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def _budget(given: Any, where: str) -> Budget:

@@ -49,8 +49,8 @@ def sections(results: Results) -> dict[str, list[Line]]:
 
 
 def write(results: Results, test: Dataset, out: Path) -> list[Path]:
-    """Write results.jsonl, table.md, table.csv, table.tex, report.html, the PNGs and, where a solver recorded it on
-    its way, anytime.csv into `out`."""
+    """Write results.jsonl, table.md, table.csv, table.tex, report.html, the PNGs, where a solver recorded it on its way
+    anytime.csv, and of trajectories error_over_time.csv into `out`."""
     tables = sections(results)
     records = "".join(json.dumps(record, allow_nan=False, default=str) + "\n" for record in finite_records(results))
     images = pictures(draw(results, test, out))
@@ -63,6 +63,9 @@ def write(results: Results, test: Dataset, out: Path) -> list[Path]:
     if any(row.anytime for row in results.rows):
         write_atomically(out / "anytime.csv", anytime_csv([results]))
         names.append("anytime.csv")
+    if any(row.over_time for row in results.rows):
+        write_atomically(out / "error_over_time.csv", over_time_csv(results))
+        names.append("error_over_time.csv")
     return [out / name for name in names] + list(images.values())
 
 
@@ -85,6 +88,18 @@ def anytime_csv(found: Sequence[Results]) -> str:
     writer = csv.DictWriter(buffer, fieldnames=("problem", "solver", "setting", "seed", "seconds", "rel_l2"))
     writer.writeheader()
     writer.writerows(lines)
+    return buffer.getvalue()
+
+
+def over_time_csv(results: Results) -> str:
+    """Relative L² error of every frame: mean and 10 and 90 % quantiles over cases."""
+    names = ("problem", "protocol", "solver", "setting", "seed", "split", "time", "rel_l2", "low", "high")
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(names)
+    for row in [*results.rows, *results.transfer, *results.shifts]:
+        for point in row.over_time:
+            writer.writerow([results.problem, row.protocol, row.solver, row.setting, row.seed, row.split, *point])
     return buffer.getvalue()
 
 

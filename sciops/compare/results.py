@@ -52,6 +52,8 @@ class Row:
     points: float | None = None  # collocation points, where the solver says how many
     judged_seconds: list[float] = field(default_factory=list)  # of every solve that was judged, per case
     anytime: list[tuple[float, float]] = field(default_factory=list)  # (seconds, error) of the first case on the way
+    protocol: str = ""  # frames in and out of a rollout, "ten_to_ten"
+    over_time: list[tuple[float, float, float, float]] = field(default_factory=list)  # time, mean, low, high of rel. L²
     default: bool = True  # the solver's own setting, not another rung of its ladder
     key: str = ""
 
@@ -81,6 +83,7 @@ class Row:
         raw = json.loads(text)
         raw["scores"] = {k: Score(**v) for k, v in raw["scores"].items()}
         raw["anytime"] = [(seconds, error) for seconds, error in raw.get("anytime", [])]
+        raw["over_time"] = [tuple(point) for point in raw.get("over_time", [])]
         return cls(**raw)
 
 
@@ -100,6 +103,7 @@ class Results:
     shifts: list[Row] = field(default_factory=list)
     floor: float | None = None
     generation_seconds: float | None = None
+    protocol: str = ""  # of trajectories: the one window that all rows share
     truth_residual: float | None = None  # of the stored truth itself: the floor of the residual column
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -122,7 +126,7 @@ class Results:
                 "seed": row.seed,
                 "status": row.status,
                 "n_cases": row.n_cases,
-            }
+            } | ({"protocol": row.protocol} if self.protocol else {})
             values = {name: Score(None, note=row.message) for name in self.metrics} | row.scores
             values["success_rate"] = Score(row.successes / row.n_cases if row.n_cases else 0.0, note=row.message)
             if row.split == "test" and row.status in ("ok", "partial"):

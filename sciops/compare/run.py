@@ -220,7 +220,7 @@ class Comparison:
         found: list[Row] = []
         contestants = {c.name: c for c in self.plan.solvers}
         for split, data in targets.items():
-            if reference and isinstance(data, shifted.MemoryDataset) and not self.splits.extra:
+            if reference and not self.splits.extra:
                 found.append(shifted.transfer_reference_row(self.splits.test, data, split))
             for own in rows:
                 if not own.default or own.status not in ("ok", "partial"):
@@ -259,6 +259,7 @@ class Comparison:
             grid=data.grid.describe(),
             status=status,
             n_cases=min(len(data), self.counts[contestant.name] or len(data)),
+            protocol=self.plan.protocol,
             key=hashlib.sha256(repr(identity).encode()).hexdigest()[:16],
         )
 
@@ -312,6 +313,7 @@ def compare(plan: Plan, splits: Splits, out: Path, say: Say) -> Results:
         shifts=shifts,
         floor=None if error is None else float(error.double().mean()),
         generation_seconds=splits.generation_seconds,
+        protocol=plan.protocol,
         truth_residual=truth_residual(splits.test, plan.batch, plan.test_cases) if "residual" in plan.metrics else None,
         provenance=facts,
     )

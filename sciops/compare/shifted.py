@@ -14,6 +14,7 @@ from sciops.core.field import Field
 from sciops.core.grid import Grid
 from sciops.core.interpolate import resample
 from sciops.core.random import case_seed
+from sciops.data.windows import Windowed
 
 
 def resized_grid(grid: Grid, factor: float) -> Grid:
@@ -25,15 +26,20 @@ def resized_grid(grid: Grid, factor: float) -> Grid:
     return grid.resized([max(size, 4) for size in sizes])
 
 
-def on_grid(dataset: Dataset, grid: Grid, count: int) -> MemoryDataset | None:
+def on_grid(dataset: Dataset, grid: Grid, count: int) -> Dataset | None:
     """The first cases of a split made anew on another grid with truth of their own; None without a generator."""
+    if isinstance(dataset, Windowed):
+        made = on_grid(dataset.base, grid, count)
+        return None if made is None else dataset.over(made)
     cases = dataset.cases(slice(0, min(count, len(dataset))))
     rebuilt = cases if grid == cases.domain else cases.problem.rebuild(cases, grid)
     return None if rebuilt is None else _answered(rebuilt)
 
 
-def shifted(dataset: Dataset, overrides: Mapping[str, Any], count: int) -> MemoryDataset:
+def shifted(dataset: Dataset, overrides: Mapping[str, Any], count: int) -> Dataset:
     """Cases of the same problem with some arguments changed: another contrast, frequency or boundary condition."""
+    if isinstance(dataset, Windowed):
+        return dataset.over(shifted(dataset.base, overrides, count))
     problem = dataset.problem
     fields = {f.name for f in dataclasses.fields(problem)}  # type: ignore[arg-type]
     for key in overrides:
@@ -51,31 +57,32 @@ def _answered(cases: Cases, dtype: torch.dtype | None = None) -> MemoryDataset:
     grid = exact.domain
     made = exact.problem.rebuild(exact, grid.refined(2)) or exact
     solved = exact.problem.reference(made)
-    values = torch.cat(
+    # Channel by channel, because a problem's boundary may speak of one unknown; all frames at once.
+    values = torch.stack(
         [
-            resample(solved.field.values[:, 0, j : j + 1], made.domain, grid, "cubic", exact.problem.boundary)
-            for j in range(len(solved.field.channels))
+            resample(frames.flatten(0, 1)[:, None], made.domain, grid, "cubic", exact.problem.boundary)[:, 0]
+            for frames in solved.field.values.unbind(2)
         ],
         dim=1,
-    )
+    ).unflatten(0, solved.field.values.shape[:2])
     keep = dtype or cases.dtype
-    return MemoryDataset(
-        exact.to(keep), Field.steady(values.to(keep), grid, solved.field.channels), solved.stats.get("label_error")
-    )
+    answer = Field(values.to(keep), grid, solved.field.channels, solved.field.times)
+    return MemoryDataset(exact.to(keep), answer, solved.stats.get("label_error"))
 
 
-def interpolated_truth(dataset: Dataset, target: MemoryDataset) -> Score:
+def interpolated_truth(dataset: Dataset, target: Dataset) -> Score:
     """Relative L² error of merely interpolating the training-grid truth: what a solver must beat on a finer grid."""
     from sciops.metrics.catalogue import named
 
     truth = dataset.truth(slice(0, len(target)))
-    moved = resample(truth.values[:, 0].double(), dataset.grid, target.grid, "cubic", dataset.problem.boundary)
-    field = Field.steady(moved, target.grid, truth.channels)
+    flat = truth.values.flatten(0, 1).double()
+    moved = resample(flat, dataset.grid, target.grid, "cubic", dataset.problem.boundary)
+    field = Field(moved.unflatten(0, truth.values.shape[:2]), target.grid, truth.channels, truth.times)
     metric = named("rel_l2")
     return Score(metric.combine(metric.per_case(field, target.truth().to(torch.float64))))
 
 
-def transfer_reference_row(dataset: Dataset, target: MemoryDataset, split: str) -> Row:
+def transfer_reference_row(dataset: Dataset, target: Dataset, split: str) -> Row:
     """The row that stands beside every solver in the resolution-transfer table."""
     return Row(
         solver="interpolated truth",

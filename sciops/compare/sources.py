@@ -1,13 +1,14 @@
 """The data of a comparison: a recipe that is generated if absent, a folder, or files of any known format."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sciops.compare.plan import Plan, locate
 from sciops.core.dataset import Dataset
 from sciops.core.errors import DataError, UsageError
+from sciops.data.windows import Windowed
 
 
 @dataclass
@@ -30,7 +31,27 @@ class Splits:
 
 
 def load_splits(plan: Plan, folder: Path, say: Callable[[str], None]) -> Splits:
-    """Open the plan's data; `folder` receives what has to be generated."""
+    """Open the plan's data; `folder` receives what has to be generated. Trajectories come under the plan's window."""
+    splits = _opened(plan, folder, say)
+    if plan.window is not None:
+        return windowed(splits, plan.window)
+    if len(splits.test.truth(slice(0, 1)).times) > 1:
+        raise UsageError(
+            f"{plan.name}: the data holds trajectories; say in the plan which frames are given and which are asked, "
+            "window: {history: …, horizon: …}."
+        )
+    return splits
+
+
+def windowed(splits: Splits, window: Mapping[str, int]) -> Splits:
+    """The same splits under a protocol."""
+    cut = {name: Windowed(data, **window) for name, data in splits.named().items()}
+    train, valid, test = (cut.pop(name, None) for name in ("train", "valid", "test"))
+    assert test is not None
+    return Splits(splits.name, train, valid, test, dict(cut), splits.generation_seconds)
+
+
+def _opened(plan: Plan, folder: Path, say: Callable[[str], None]) -> Splits:
     from sciops.data.open import open_dataset
 
     if isinstance(plan.dataset, dict):

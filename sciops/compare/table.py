@@ -11,10 +11,22 @@ from sciops.compare.results import Results, Row, noisy
 
 Line = dict[str, str]
 
-OPTIONAL = ("of which matrix set-up", "iterations", "iterations saved", "points", "error estimate ÷ error")
+OPTIONAL = ("protocol", "of which matrix set-up", "iterations", "iterations saved", "points", "error estimate ÷ error")
 """Columns that are left out where no solver has anything to say."""
 
-TEXT = ("solver", "needs", "status", "why not", "problem", "problems", "what", "why", "equation", "solution")
+TEXT = (
+    "solver",
+    "needs",
+    "status",
+    "why not",
+    "problem",
+    "problems",
+    "what",
+    "why",
+    "equation",
+    "solution",
+    "protocol",
+)
 """Columns of words, which stand left in a terminal."""
 
 ACCURACY = {"rel_l2": "rel L²", "rel_l2_median": "median", "rel_l2_p95": "p95", "rel_h1": "rel H¹"}
@@ -80,6 +92,7 @@ def _accuracy(name: str, rows: list[Row], results: Results, facts: Facts) -> Lin
     first = rows[0]
     rank = facts.get(first.key, {}).get("rank")
     line: Line = {"#": f"{rank[0]:.0f}" if rank and rank[0] else "", "solver": name, "needs": ", ".join(first.needs)}
+    line["protocol"] = first.protocol
     for metric in results.metrics:
         marked = mark(first) if metric == results.headline else ""
         line[ACCURACY.get(metric, metric)] = _score(rows, metric, results) + marked

@@ -56,8 +56,8 @@ class Windowed(Dataset):
     """One window of every trajectory of a dataset, as a protocol states it; nothing is copied.
 
     `cases(i)` carry `history` = frames [start, start + history) and the `times` of the next `horizon` frames,
-    `truth(i)` is these frames. Training may cut shorter windows inside (`trajectories`), never frames outside. UsageError where
-    the trajectories are too short. Label errors and generation time are those of the dataset.
+    `truth(i)` is these frames. Training may cut shorter windows inside, never frames outside. UsageError where the
+    trajectories are too short. Label errors and generation time are those of the dataset.
     """
 
     def __init__(

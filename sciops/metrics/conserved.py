@@ -48,4 +48,32 @@ class Drift(Metric):
         return None
 
 
-METRICS = (Drift(),)
+@dataclass(frozen=True)
+class DriftFromTruth(Drift):
+    """max_t |Q(p)(t) − Q(y)(t)| / max_t |Q(y)(t)| for each quantity that the problem declares, mean over all.
+
+    For quantities that forcing or viscosity change, where `drift` would blame a prediction for what the truth does.
+    Where Q(y) is zero up to rounding at all times (against Q of |y|) the scale is max_t |Q(|y|)(t)|.
+    """
+
+    name: str = "drift_true"
+    convention: str = "largest distance over time of each declared quantity from its true value, over its largest, mean"
+
+    def per_case(self, pred: Field, true: Field, cases: Cases | None = None) -> Float[Tensor, "n q"]:
+        if cases is None:
+            raise UsageError(f"Metric {self.name} needs the cases, because the problem declares its invariants.")
+        p, y = float64_pair(pred, true)
+        pred, true = replace(pred, values=p), replace(true, values=y)
+        columns = []
+        for name, quantity in cases.problem.invariants().items():
+            if self.invariant in (None, name):
+                known = quantity(true)
+                absolute = quantity(replace(true, values=y.abs())).abs().amax(1)
+                scale = known.abs().amax(1)
+                # Stored in float32, a zero mean is one of its roundings.
+                scale = torch.where(scale <= 1e-6 * absolute, absolute, scale)
+                columns.append((quantity(pred) - known).abs().amax(1) / scale)
+        return torch.stack(columns, dim=1)
+
+
+METRICS = (Drift(), DriftFromTruth())

@@ -1,6 +1,6 @@
-"""How long a rollout stays with the truth."""
+"""How long a rollout stays with the truth, frame by frame."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sciops.core.cases import Cases
 from sciops.core.field import Field
-from sciops.metrics.base import Metric, float64_pair, median, unit_weights
+from sciops.metrics.base import FunctionMetric, Metric, difference, float64_pair, mean_square, median, unit_weights
+from sciops.metrics.pointwise import over_truth
 
 
 def correlation(pred: Field, true: Field) -> Float[Tensor, "n t"]:
@@ -63,8 +64,47 @@ class CorrelationTime(Metric):
         return None if len(field.times) > 1 else "needs two frames or more; the field is steady"
 
 
-METRICS = tuple(
+def frame_errors(pred: Field, true: Field) -> Float[Tensor, "n t"]:
+    """sqrt(Σ_{c,x} w Δ²) / sqrt(Σ_{c,x} w y²) of every frame; NaN where the truth of a frame is zero."""
+    delta, y = difference(pred, true)
+    squares = [mean_square(x, true.domain).sum(2) for x in (delta, y)]
+    return over_truth(squares[0].sqrt(), squares[1].sqrt())
+
+
+def last_frame_error(pred: Field, true: Field) -> Float[Tensor, " n"]:
+    """The relative L² error of the last frame."""
+    return frame_errors(last_frame(pred), last_frame(true))[:, 0]
+
+
+def last_frame(field: Field) -> Field:
+    """The field at its last time."""
+    return replace(field, values=field.values[:, -1:], times=field.times[-1:])
+
+
+@dataclass(frozen=True)
+class FrameErrors(Metric):
+    """Relative L² error frame by frame: `curve` is its mean over cases at every time, the number its mean over frames.
+
+    Not the error of all frames as one block (`rel_l2`): frames of small amplitude count as much as the others here.
+    """
+
+    name: str = "rel_l2_frames"
+    convention: str = "relative L2 error of every frame by itself, mean over frames and cases"
+
+    def per_case(self, pred: Field, true: Field, cases: Cases | None = None) -> Float[Tensor, "n t"]:
+        return frame_errors(pred, true)
+
+    def curve(self, stacked: Float[Tensor, "n t"]) -> Float[Tensor, " t"]:
+        """One value per frame."""
+        return stacked.mean(0)
+
+
+METRICS: tuple[Metric, ...] = tuple(
     CorrelationTime(f"corr_time_{threshold}{'_capped' if capped else ''}", threshold, capped)
     for threshold in (0.8, 0.9, 0.95)
     for capped in (False, True)
+)
+METRICS += (
+    FrameErrors(),
+    FunctionMetric("rel_l2_last", "relative L2 error of the last frame, mean over cases", last_frame_error),
 )

@@ -113,8 +113,31 @@ class Spectrum(Metric):
         return needs_grid(field)
 
 
+@dataclass(frozen=True)
+class LogSpectral(Metric):
+    """sqrt(mean_k (log10 E_p(k) − log10 E_y(k))²) of the last frame, E the shell energies summed over channels:
+    how many decades the spectrum is off where a rollout ends, in the root mean square over shells.
+
+    Shells in which the truth has no energy do not count; a prediction's energy counts as at least the noise level.
+    """
+
+    name: str = "log_spectral_last"
+    convention: str = "root mean square over shells of log10(predicted/true shell energy) at the last frame, mean"
+
+    def per_case(self, pred: Field, true: Field, cases: Cases | None = None) -> Float[Tensor, " n"]:
+        grid = grid_of(true)
+        e_p, e_y = (shell_energies(x[:, -1:], grid).sum((1, 2)) for x in float64_pair(pred, true))
+        floor = NOISE * e_y.sum(-1, keepdim=True)
+        distance = (torch.maximum(e_p, floor) / torch.maximum(e_y, floor)).log10().square()
+        return torch.where(e_y > floor, distance, torch.nan).nanmean(-1).sqrt()
+
+    def applies(self, field: Field, cases: Cases | None = None) -> str | None:
+        return needs_grid(field)
+
+
 METRICS = (
     *(Band(f"band_{band}", band) for band in BANDS),
     *(Band(f"band_share_{band}", band, share=True) for band in BANDS),
     Spectrum(),
+    LogSpectral(),
 )

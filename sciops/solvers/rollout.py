@@ -1,5 +1,6 @@
 """Any network as a trajectory solver: learns one step from trajectories, answers by feeding itself."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -140,7 +141,7 @@ class Rollout(OperatorSolver):
             cases = cases.on(module.grid)
         facts = module.facts
         frames, start = self._history(cases)
-        steps = self._steps(cases, start)
+        steps = steps_to(cases.times, start, facts["every"], self.name)
         fixed = fixed_channels(cases, facts["coefficients"], facts["parameters"])
         parts = []
         with torch.inference_mode():
@@ -163,7 +164,8 @@ class Rollout(OperatorSolver):
         if names != facts["outputs"]:
             raise UsageError(
                 f"{self.name} was trained on {len(facts['outputs'])} output channel(s) "
-                f"({', '.join(facts['outputs'])}), but the cases have {len(names)} ({', '.join(names)}); train it on this problem."
+                f"({', '.join(facts['outputs'])}), but the cases have {len(names)} "
+                f"({', '.join(names)}); train it on this problem."
             )
         field = present(cases)
         if len(field.times) < h:
@@ -179,17 +181,17 @@ class Rollout(OperatorSolver):
             )
         return field.values[:, -h:], field.times[-1]
 
-    def _steps(self, cases: Cases, start: float) -> list[int]:
-        """How many steps after the present each asked frame lies."""
-        every = self._require().facts["every"]
-        found = [(t - start) / every for t in cases.times]
-        for t, k in zip(cases.times, found, strict=True):
-            if k < -1e-6 or abs(k - round(k)) > 1e-4:
-                raise UsageError(
-                    f"{self.name} steps by {every:g} from t = {start:g}, so it has no frame at t = {t:g}; ask for "
-                    f"times {start:g} + k·{every:g}."
-                )
-        return [round(k) for k in found]
+
+def steps_to(times: Sequence[float], start: float, every: float, name: str) -> list[int]:
+    """How many steps after the start each asked frame lies; UsageError for a time between steps."""
+    found = [(t - start) / every for t in times]
+    for t, k in zip(times, found, strict=True):
+        if k < -1e-6 or abs(k - round(k)) > 1e-4:
+            raise UsageError(
+                f"{name} steps by {every:g} from t = {start:g}, so it has no frame at t = {t:g}; ask for times "
+                f"{start:g} + k·{every:g}."
+            )
+    return [round(k) for k in found]
 
 
 def present(cases: Cases) -> Field:
