@@ -142,7 +142,7 @@ class WeakForm:
 class HighDegree:
     """Elements of degree p on a rectangle split by lines; one case at a time, on the host.
 
-    Unknowns are scikit-fem's hierarchical ones (`ElementQuadP`); p + 2 Gauss points per direction.
+    Unknowns are scikit-fem's (`ElementQuad1`, `ElementQuad2`, hierarchical from degree 3 on); p + 2 Gauss points per direction.
     Cost of an assembly: elements·(p+1)⁴(p+2)² products.
     Reference: Szabó, Babuška, Finite Element Analysis (1991).
     """
@@ -150,9 +150,10 @@ class HighDegree:
     def __init__(self, lines: tuple[tuple[float, ...], tuple[float, ...]], degree: int) -> None:
         if degree < 1:
             raise UsageError(f"Elements need degree >= 1; got {degree}.")
-        from skfem import Basis, ElementQuadP, FacetBasis, MeshQuad
+        from skfem import Basis, ElementQuad1, ElementQuad2, ElementQuadP, FacetBasis, MeshQuad
 
-        self.lines, self.degree, self.element = lines, degree, ElementQuadP(degree)
+        self.lines, self.degree = lines, degree
+        self.element = {1: ElementQuad1, 2: ElementQuad2}.get(degree, lambda: ElementQuadP(degree))()
         mesh = MeshQuad.init_tensor(*(np.array(x) for x in lines))
         order = 2 * (degree + 2) - 1
         self.mesh, self.basis = mesh, Basis(mesh, self.element, intorder=order)

@@ -21,7 +21,7 @@ from sciops.core.random import generator
 from sciops.core.solver import Solution
 from sciops.numerics.finite_elements import WeakForm, bilinear, distance_to_resonance, hat_averages
 from sciops.numerics.random_fields import evaluate_series, synthesise
-from sciops.numerics.wave_operators import WaveStencil
+from sciops.numerics.helmholtz_operators import WaveStencil
 from sciops.problems.helmholtz_truth import (
     at_points,
     distance,

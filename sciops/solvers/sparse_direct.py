@@ -3,7 +3,7 @@
 import numpy as np
 
 from sciops.core.linear import LinearOperator
-from sciops.numerics.wave_operators import ComplexWaveStencil, WaveStencil, complex_side, real_answer
+from sciops.numerics.helmholtz_operators import ComplexWaveStencil, WaveStencil, complex_side, real_answer
 from sciops.solvers.discrete import Discrete
 from sciops.solvers.scipy_systems import CaseByCase, Rows, SolveOne
 
