@@ -89,8 +89,8 @@ class IrregularLSM(nn.Module):
              that its output grows with their number, and completes the conjugate half with k₁ ↔ −1−k₁, which is not the
              real inverse. By default the sums are means and the synthesis is the real inverse transform.
     deformation   False: ξ = x, for points that are in the unit square already
-    Width 32: 5,992,609 parameters (complex weights counted twice) and the deformation's 63,746. Any number of points, the
-    same for all cases of a batch. Cost O(points · m₁ m₂ · width) for each projection, and the U-Net on the latent grid.
+    Width 32: 5,992,609 parameters (complex weights counted twice) and the deformation's 63,746. Any number of points,
+    the same for all cases of a batch. Cost O(points · m₁ m₂ · width) a projection, and the U-Net on the latent grid.
     Under autocast the projections and the deformation stay in float32.
     Wu, Hu, Luo, Wang, Long, ICML 2023; Li, Huang, Liu, Anandkumar, JMLR 2023.
     """
