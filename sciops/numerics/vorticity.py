@@ -9,6 +9,7 @@ from torch import Tensor
 from sciops.core.errors import UsageError
 from sciops.numerics.crank_nicolson import CrankNicolsonHeun
 from sciops.numerics.etdrk4 import ETDRK4
+from sciops.numerics.memory import keep_freed_memory
 
 SCHEMES = ("etdrk4", "crank_nicolson")
 POINTS = 2**16
@@ -84,7 +85,7 @@ class Vorticity:
         rows = torch.fft.ifft(hat, norm="forward").transpose(-1, -2)
         return torch.fft.irfft(rows, n=self.shape[1], norm="forward")
 
-    def resized(self, hat: Complex[Tensor, "n ky kx"], other: "Vorticity") -> Complex[Tensor, "n ky kx2"]:
+    def resized(self, hat: Complex[Tensor, "n ky kx"], other: "Vorticity") -> Complex[Tensor, "n ky2 kx2"]:
         """The modes that `other` keeps too, of a spectrum of this grid, as one of the other grid (others are zero)."""
         k = [min(a, b) for a, b in zip(self.kept, other.kept, strict=True)]
         out = hat.new_zeros((len(hat), other.kept[1] + 1, other.shape[0]))
@@ -131,6 +132,7 @@ class Vorticity:
 
     def advance(self, hat: Complex[Tensor, "n ky kx"], h: float, steps: int = 1) -> Complex[Tensor, "n ky kx"]:
         """Spectra after `steps` steps of size h; few cases at a time take all of them, so that they stay in cache."""
+        keep_freed_memory()
         scheme = self._scheme(h)
         done = []
         with torch.no_grad():
