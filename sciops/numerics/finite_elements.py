@@ -142,7 +142,7 @@ class WeakForm:
 class HighDegree:
     """Elements of degree p on a rectangle split by lines; one case at a time, on the host.
 
-    Unknowns are scikit-fem's (`ElementQuad1`, `ElementQuad2`, hierarchical from degree 3 on); p + 2 Gauss points per direction.
+    Unknowns are scikit-fem's: nodal for degrees 1 and 2, hierarchical above; p + 2 Gauss points per direction.
     Cost of an assembly: elements·(p+1)⁴(p+2)² products.
     Reference: Szabó, Babuška, Finite Element Analysis (1991).
     """

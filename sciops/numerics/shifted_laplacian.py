@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 COARSE_PHASE = 1.2
-"""Largest k h of a level that is smoothed: with fewer than five points per wavelength a coarse grid corrects nothing."""
+"""Largest k h of a level that is smoothed: with fewer than five points a wavelength a coarse grid corrects nothing."""
 
 FEWEST = 9
 """Points per axis below which there is no coarser level."""

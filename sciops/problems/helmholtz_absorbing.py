@@ -17,8 +17,8 @@ from sciops.core.problem import Channel, Problem
 from sciops.core.random import case_seed, generator
 from sciops.core.solver import Solution, View
 from sciops.numerics.finite_elements import WeakForm, bilinear
-from sciops.numerics.random_fields import draw_modes, evaluate_series, spectral_root, synthesise
 from sciops.numerics.helmholtz_operators import ComplexWaveStencil, WaveStencil
+from sciops.numerics.random_fields import draw_modes, evaluate_series, spectral_root, synthesise
 from sciops.problems.helmholtz_truth import at_points, require_positive, resolved_reference
 from sciops.problems.manufactured import made
 

@@ -20,8 +20,8 @@ from sciops.core.problem import Channel, Problem
 from sciops.core.random import generator
 from sciops.core.solver import Solution
 from sciops.numerics.finite_elements import WeakForm, bilinear, distance_to_resonance, hat_averages
-from sciops.numerics.random_fields import evaluate_series, synthesise
 from sciops.numerics.helmholtz_operators import WaveStencil
+from sciops.numerics.random_fields import evaluate_series, synthesise
 from sciops.problems.helmholtz_truth import (
     at_points,
     distance,

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from sciops.solvers.scipy_systems import CaseByCase, Rows, SolveOne
 PRECONDITIONERS = ("shifted_laplacian", "ilu", "none")
 
 STAGNATED = (
-    "GMRES no longer lowers the residual: raise restart, take the other preconditioner (shifted_laplacian, ilu), or use "
+    "GMRES no longer lowers the residual: raise restart, take another preconditioner (shifted_laplacian, ilu), or use "
     "SparseDirect; near a resonance only a direct solver is left."
 )
 
@@ -31,8 +30,8 @@ class PreconditionedGMRES(CaseByCase):
     `preconditioner`: "shifted_laplacian", one multigrid cycle for the matrix with the damping i·shift·k² added
     (`ShiftedCycle`; wave operators only: they know their k²); "ilu", an incomplete LU with `drop_tol` and `fill`;
     "none". stats: advice (n,).
-    Iterations grow like k with the shifted Laplacian, faster with the others; a box without damping (real systems) needs
-    several times more than one that waves can leave. MAX_ITER where the limit comes first or a round stalls.
+    Iterations grow like k with the shifted Laplacian, faster with the others; a closed box (real systems) needs several
+    times more than one that waves can leave. MAX_ITER where the limit comes first or a round stalls.
     References: Saad, Schultz, SIAM J. Sci. Stat. Comput. 7 (1986); Erlangga, Oosterlee, Vuik, SIAM J. Sci. Comput. 27
     (2006).
     """

@@ -103,7 +103,8 @@ def test_shipped_recipes_work_and_have_cards(path):
     assert ", ".join(f"{n} {s}" for s, n in made.splits.items()) in card
     small = made.resized({"train": 2}, (17,) * made.grid.ndim)
     chunk = make_chunk(small, small.make_problem(), [0, 1])
-    assert chunk.outputs.shape == (2, 1, 1, *(17,) * made.grid.ndim) and str(chunk.outputs.dtype) == made.dtype
+    outputs = len(small.make_problem().outputs)
+    assert chunk.outputs.shape == (2, 1, outputs, *(17,) * made.grid.ndim) and str(chunk.outputs.dtype) == made.dtype
     assert (chunk.residual <= 10 * made.reference.tol).all()
 
 
