@@ -38,14 +38,16 @@ class Window:
 
     @property
     def name(self) -> str:
-        """ "ten_to_ten", "one_to_ten", "ten_to_ten from 5"."""
-        words = [_WORDS.get(n, str(n)) for n in (self.history, self.horizon)]
-        extra = f" from {self.start}" if self.start else ""
-        return "_to_".join(words) + extra + (f" every {self.frames_apart}" if self.frames_apart > 1 else "")
+        """ "ten_to_ten", "one_to_ten": how many frames in, how many out."""
+        return "_to_".join(_WORDS.get(n, str(n)) for n in (self.history, self.horizon))
 
     def describe(self) -> str:
-        """ "ten_to_ten: 10 frames in, 10 out"."""
-        return f"{self.name}: {self.history} frame{'s' * (self.history > 1)} in, {self.horizon} out"
+        """ "ten_to_ten: frames 1–10 in, 11–20 out"."""
+        parts, frames = [], self.frames()
+        for part in (frames[: self.history], frames[self.history :]):
+            parts.append(str(part[0]) if len(part) == 1 else f"{part[0]}–{part[-1]}")
+        apart = f", every {self.frames_apart}" if self.frames_apart > 1 else ""
+        return f"{self.name}: frame{'s' * (self.history > 1)} {parts[0]} in, {parts[1]} out{apart}"
 
     def frames(self) -> list[int]:
         """Stored frames of the whole window."""

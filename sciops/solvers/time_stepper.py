@@ -34,8 +34,9 @@ class TimeStepper(Solver):
     precision  "given" (as the cases) | "float32" | "float64"
     rungs      (refine, factor of courant, dt and share) of `ladder`
 
-    NONFINITE with the step that would have worked where a step was too long; a step that is stable and wrong is not
-    noticed: compare two rungs. A time budget is not kept: an integration has no use before its end.
+    NONFINITE or, where an answer grew a thousandfold beyond the bound of stability, UNRESOLVED, with the step that
+    would have worked; a step that is stable and wrong is not noticed: compare two rungs. A time budget is not kept: an
+    integration has no use before its end.
     Cost: points × steps; memory: a state and the asked frames.
     """
 
@@ -92,6 +93,7 @@ class TimeStepper(Solver):
         problem = cases.problem
         assert isinstance(problem, Evolution)
         solution = problem.evolve(own, self.step(own))
+        _call_growth(solution, own)
         values = on_grid(solution.field.values, own, out).to(cases.dtype)
         field = Field(values, out, solution.field.channels, solution.field.times)
         return checked(replace(solution, field=field))
@@ -118,6 +120,24 @@ class TimeStepper(Solver):
             if (rung.refine, rung.courant, rung.dt, rung.share) != (self.refine, self.courant, self.dt, self.share):
                 made.append(rung)
         return made
+
+
+def _call_growth(solution: Solution, cases: Cases) -> None:
+    """Instability that has not reached infinity yet: a thousandfold growth with steps beyond the bound."""
+    problem = cases.problem
+    assert isinstance(problem, Evolution)
+    limit, dt = problem.largest_step(cases), float(solution.stats.get("dt", 0.0))
+    if not dt > limit:
+        return
+    before = present(cases).values.flatten(1).abs().amax(1)
+    after = solution.field.values.flatten(1).abs().amax(1)
+    for i, grown in enumerate(((before > 0) & (after > 1e3 * before)).tolist()):
+        if grown and solution.status[i] is Status.OK:
+            solution.status[i] = Status.UNRESOLVED
+            solution.stats["advice"][i] = (
+                f"the solution grew {float(after[i] / before[i]):.0e}-fold with dt = {dt:g}; dt ≤ {limit:.3g} is "
+                "stable here."
+            )
 
 
 class Persistence(Solver):

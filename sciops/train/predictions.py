@@ -18,7 +18,8 @@ class PredictionFiles(Callback):
     """Writes `folder`/<split>.hdf5 when `predict` ends: the cases of the split and the model's answers to them.
 
     The files are ordinary data files (read by `sciops info`, `open_dataset`, The Well's loader). Memory: all
-    predictions of one split. Trajectories begin with the frames that the model was given. One process only, because shares of several would have to be gathered.
+    predictions of one split. One process only, because shares of several would have to be gathered. Trajectories begin
+    with the frames that the model was given.
     """
 
     def __init__(self, folder: Path) -> None:
