@@ -49,12 +49,15 @@ def train(
             training.look()
         if verbose and spent > shown:
             before = time.process_time()
-            found = ", ".join(f"{e:.2e}" for e in errors(training.trial))
+            shares = ", ".join(f"{e:.2e}" for e in errors(training.trial))
             print(
                 f"  {spent:.0f} s, step {training.steps}, {len(training.points)} points: loss "
-                f"{training.losses[-1]:.2e}, error {found}",
+                f"{training.losses[-1]:.2e}, error {shares}",
                 flush=True,
             )
             shown, paused = 1.3 * shown, paused + time.process_time() - before
     training.settle()
-    return (*errors(training.trial), spent, training.steps)
+    found = errors(training.trial)
+    if verbose:
+        print(f"  seed {seed}, answer after {spent:.0f} s: error {', '.join(f'{e:.2e}' for e in found)}", flush=True)
+    return (*found, spent, training.steps)
