@@ -56,7 +56,8 @@ class PINN(CollocationSolver):
     Of the solution nothing is known; f is read at points, as any method does.
 
     network          class path of a Trial with its arguments; None: an MLP of `width`, `depth`, `activation`, or, where
-                     the source has compact places and `local` is True, a small MLP plus windowed ones
+                     the source has compact places and `local` is True, a small MLP plus windowed ones (beyond three
+                     dimensions these alone)
     optimiser        gauss_newton | ss_broyden | bfgs | lbfgs | soap | adam, {"name": …, "steps": …, options}, or a list
     sampler          class path of a Sampler; None: Oracle in up to three dimensions, Tempered beyond
     points, max_points   at the start (3 per parameter) and when appending ends (5)
