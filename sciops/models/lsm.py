@@ -1,6 +1,6 @@
 """Latent spectral model on grids, and the published configurations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -115,36 +115,36 @@ class LSM(nn.Module):
         return grid.expand(x.shape[0], *grid.shape)
 
 
-def published(in_channels: int, out_channels: int, width: int, **options: Any) -> LSM:
+def published(given: Mapping[str, Any], **settings: Any) -> LSM:
     """Zeros outside under every condition, batch norm, 4 tokens, 12 bases, 8 heads, patches by the rule."""
-    return LSM(in_channels, out_channels, width, **({"padding": "zeros"} | options))
+    return LSM(**({"padding": "zeros"} | settings | dict(given)))
 
 
 def lsm_darcy(**options: Any) -> LSM:
     """Darcy 85²: 19,187,457 parameters; 96² padded, patches 6×6."""
-    return published(1, 1, 64, **options)
+    return published(options, width=64)
 
 
 def lsm_navier_stokes(**options: Any) -> LSM:
     """Ten vorticity frames to the next one, 64²: 19,188,033 parameters; patches 4×4."""
-    return published(10, 1, 64, **options)
+    return published(options, in_channels=10, width=64)
 
 
 def lsm_airfoil(**options: Any) -> LSM:
     """Mesh coordinates to Mach number, 221×51: 4,812,833 parameters; 224×64 padded, patches 14×4."""
-    return published(2, 1, 32, **options)
+    return published(options, in_channels=2, width=32)
 
 
 def lsm_pipe(**options: Any) -> LSM:
     """Mesh coordinates to velocity, 129²: 10,804,913 parameters; 144² padded, patches 9×9."""
-    return published(2, 1, 48, **options)
+    return published(options, in_channels=2, width=48)
 
 
 def lsm_elasticity_grid(**options: Any) -> LSM:
     """Material mask to stress, 41²: 4,812,801 parameters; 48² padded, patches 3×3."""
-    return published(1, 1, 32, **options)
+    return published(options, width=32)
 
 
 def lsm_plasticity(**options: Any) -> LSM:
     """Die profile to mesh and displacement in time, 101×31×20: 13,457,828 parameters; 112×32×32, patches 7×2×2."""
-    return published(1, 4, 32, **({"ndim": 3} | options))
+    return published(options, out_channels=4, width=32, ndim=3)

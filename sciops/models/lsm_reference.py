@@ -52,8 +52,9 @@ def reference_state(model: nn.Module) -> dict[str, Tensor]:
 
     There the keys and values of a block come from one 1×1 convolution, keys on its even and values on its odd
     channels, and the pointwise maps at both ends are linear layers.
+    The deformation of an `IrregularLSM` is a model of its own there and left out.
     """
-    own, out = model.state_dict(), {}
+    own, out = weights_of(model), {}
     for key, value in own.items():
         name, value = reference_name(key, model.unet.levels), value.detach()  # type: ignore[union-attr, arg-type]
         if ".key." in key:
@@ -62,13 +63,15 @@ def reference_state(model: nn.Module) -> dict[str, Tensor]:
             continue
         if "attn.weight" in name:
             value = value[(...,) + (None,) * model.unet.ndim]  # type: ignore[operator, union-attr]
+        if name.startswith("fftproject"):
+            value = torch.view_as_complex(value)
         out[name] = value.flatten(1) if re.match(r"fc\d\.weight", name) else value
     return out
 
 
 def load_reference(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Give a model the weights of a released one; UsageError where names or shapes differ."""
-    own = model.state_dict()
+    own = weights_of(model)
     wanted = {key: reference_name(key, model.unet.levels) for key in own}  # type: ignore[union-attr, arg-type]
     if set(wanted.values()) != set(state):
         differing = sorted(set(wanted.values()) ^ set(state))
@@ -79,7 +82,13 @@ def load_reference(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         value = state[name]
         if "encoder_attn" in name:
             value = value[int(".value." in key) :: 2]
+        if value.is_complex():
+            value = torch.view_as_real(value)
         if value.numel() != own[key].numel():
             raise UsageError(f"{name} has shape {tuple(value.shape)}, the model needs {tuple(own[key].shape)}.")
         own[key] = value.reshape(own[key].shape)
-    model.load_state_dict(own)
+    model.load_state_dict(model.state_dict() | own)
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    return {key: value for key, value in model.state_dict().items() if not key.startswith("deformation.")}
