@@ -44,7 +44,7 @@ class Bilinear:
         # All elements are alike, so the first one speaks for them.
         volume = grid.spacing[0] * grid.spacing[1]
         weights = basis.dx[0] / volume
-        phi = np.stack([f[0].value[0] for f in basis.basis])
+        phi = np.stack([np.asarray(f[0])[0] for f in basis.basis])
         slope = np.stack([f[0].grad[:, 0] for f in basis.basis])
         self.phi = torch.from_numpy(phi)
         self.tests = torch.from_numpy((weights * phi).T.copy())
@@ -238,7 +238,7 @@ class HighDegree:
     @cached_property
     def _products(self) -> np.ndarray:
         """φ_i φ_j at the Gauss points of any element: they are the same functions in all."""
-        phi = np.stack([f[0].value[0] for f in self.basis.basis])
+        phi = np.stack([np.asarray(f[0])[0] for f in self.basis.basis])
         return (phi[:, None] * phi[None]).reshape(-1, phi.shape[-1]).T.copy()
 
     def _stiffness(self) -> "csc_matrix":
@@ -257,14 +257,14 @@ class HighDegree:
         from scipy.sparse import coo_matrix
 
         basis = self.walls
-        phi = np.stack([f[0].value for f in basis.basis], 1)
+        phi = np.stack([np.asarray(f[0]) for f in basis.basis], 1)
         local = (phi * (weight.reshape(basis.dx.shape) * basis.dx)[:, None]) @ phi.transpose(0, 2, 1)
         dofs = basis.element_dofs.T
         rows, columns = (np.broadcast_to(d, local.shape).ravel() for d in (dofs[:, :, None], dofs[:, None]))
         return coo_matrix((local.ravel(), (rows, columns)), shape=(self.size, self.size)).tocsc()
 
     def _load(self, basis: Any, weight: np.ndarray) -> np.ndarray:
-        phi = np.stack([f[0].value for f in basis.basis], 1)
+        phi = np.stack([np.asarray(f[0]) for f in basis.basis], 1)
         local = np.einsum("ekq,eq->ek", phi, weight.reshape(basis.dx.shape) * basis.dx)
         total = np.zeros(self.size, dtype=local.dtype)
         np.add.at(total, basis.element_dofs.T, local)
@@ -315,7 +315,7 @@ def distance_to_resonance(solve: Function, reaction: Any, start: np.ndarray, ste
 
 
 def _points(basis: Any) -> np.ndarray:
-    x = basis.global_coordinates().value
+    x = np.asarray(basis.global_coordinates())
     return x.reshape(2, -1).T
 
 

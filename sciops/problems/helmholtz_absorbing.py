@@ -149,7 +149,7 @@ class HelmholtzAbsorbing(Problem):
         )
 
     def largest_wavenumber(self, case: Cases) -> float:
-        return float(case.input("k").max())
+        return max(float(case.input("k").max()), 1.2 / self.source_width)
 
     # ---- the system
 

@@ -1,7 +1,7 @@
 """What the wave problems share: elements of high degree as trusted solution, resonances named, coefficients checked."""
 
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ NEAR_RESONANCE = (
 UNRESOLVED = "The factorisation lost its digits (relative residual {residual:.0e}): check the range of the coefficient."
 
 
+@runtime_checkable
 class WaveProblem(Protocol):
     """What `high_degree_answer` asks of a problem."""
 
@@ -41,7 +42,7 @@ class WaveProblem(Protocol):
         """The weak form of one case, from closed forms where they are known, else by interpolation."""
 
     def largest_wavenumber(self, case: Cases) -> float:
-        """max k of one case."""
+        """The largest wavenumber that the mesh of one case must resolve, of its waves and of its data."""
 
 
 def high_degree_answer(problem: WaveProblem, case: Cases, degree: int = DEGREE, scale: float = 1.0) -> Answer:

@@ -15,7 +15,7 @@ from sciops.numerics.helmholtz_operators import ComplexWaveStencil, WaveStencil,
 from sciops.solvers.discrete import Discrete
 from sciops.solvers.scipy_systems import CaseByCase, Rows, SolveOne
 
-PRECONDITIONERS = ("shifted_laplacian", "ilu", "none")
+PRECONDITIONERS = ("auto", "shifted_laplacian", "ilu", "none")
 
 STAGNATED = (
     "GMRES no longer lowers the residual: raise restart, take another preconditioner (shifted_laplacian, ilu), or use "
@@ -29,14 +29,14 @@ class PreconditionedGMRES(CaseByCase):
 
     `preconditioner`: "shifted_laplacian", one multigrid cycle for the matrix with the damping i·shift·k² added
     (`ShiftedCycle`; wave operators only: they know their k²); "ilu", an incomplete LU with `drop_tol` and `fill`;
-    "none". stats: advice (n,).
+    "auto", the first for wave operators, else the second; "none". stats: advice (n,).
     Iterations grow like k with the shifted Laplacian, faster with the others; a closed box (real systems) needs several
     times more than one that waves can leave. MAX_ITER where the limit comes first or a round stalls.
     References: Saad, Schultz, SIAM J. Sci. Stat. Comput. 7 (1986); Erlangga, Oosterlee, Vuik, SIAM J. Sci. Comput. 27
     (2006).
     """
 
-    preconditioner: str = "shifted_laplacian"
+    preconditioner: str = "auto"
     restart: int = 400
     shift: float = 0.5
     drop_tol: float = 1e-3
@@ -68,7 +68,7 @@ class PreconditionedGMRES(CaseByCase):
         return rows.on_regular(self._solve_with(rows.regular, self._incomplete(rows.regular), A))
 
     def _wave_preconditioner(self, A: WaveStencil | ComplexWaveStencil, i: int, matrix: Any) -> Callable | None:
-        if self.preconditioner != "shifted_laplacian":
+        if self.preconditioner in ("ilu", "none"):
             return self._incomplete(matrix)
         from sciops.numerics.shifted_laplacian import ShiftedCycle
 
@@ -140,7 +140,7 @@ class GMRES(Discrete):
 
     def __init__(
         self,
-        preconditioner: str = "shifted_laplacian",
+        preconditioner: str = "auto",
         restart: int = 400,
         shift: float = 0.5,
         drop_tol: float = 1e-3,
@@ -156,6 +156,6 @@ class GMRES(Discrete):
 
     @property
     def method(self) -> str:
-        return {"shifted_laplacian": "GMRES shifted Laplacian", "ilu": "GMRES ILU", "none": "GMRES"}[
-            self.preconditioner
-        ]
+        return {"auto": "GMRES", "shifted_laplacian": "GMRES shifted Laplacian", "ilu": "GMRES ILU"}.get(
+            self.preconditioner, "GMRES unpreconditioned"
+        )

@@ -15,6 +15,8 @@ from sciops.problems.boundary_layer import BoundaryLayer
 from sciops.problems.cubic import Cubic
 from sciops.problems.darcy import Darcy
 from sciops.problems.helmholtz import Helmholtz
+from sciops.problems.helmholtz_absorbing import MEDIA, HelmholtzAbsorbing
+from sciops.problems.helmholtz_neumann import HelmholtzNeumann
 from sciops.problems.high_contrast import FAMILIES, HighContrast
 from sciops.problems.homogenisation import Homogenisation
 from sciops.problems.minimal_surface import MinimalSurface
@@ -44,6 +46,9 @@ PROBLEMS = [
     Advection(exact_solution="sin(x - beta*y) + exp(x)", parameters={"beta": [1, 3]}),
     *(Helmholtz(ndim=d, parameters={"wavenumber": [1, 4]}) for d in (1, 2, 3)),
     Helmholtz(ndim=2, exact_solution="cos(a*x + wavenumber*y)", wavenumber=2.0, parameters={"a": [1, 3]}),
+    HelmholtzNeumann(),
+    HelmholtzNeumann(omega=100.0, truth="resolved"),
+    *(HelmholtzAbsorbing(wavenumber=5.0, medium=medium) for medium in MEDIA),
     Homogenisation(contrast=0.5, parameters={"eps": [0.4, 0.6]}),
     Homogenisation(eps=0.5, parameters={"contrast": [-0.5, 0.5]}),
     BoundaryLayer(parameters={"eps": [0.01, 0.02]}),

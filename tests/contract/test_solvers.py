@@ -13,6 +13,8 @@ from sciops.core.solver import Solver
 from sciops.problems.allen_cahn import AllenCahn
 from sciops.problems.darcy import Darcy
 from sciops.problems.helmholtz import Helmholtz
+from sciops.problems.helmholtz_absorbing import HelmholtzAbsorbing
+from sciops.problems.helmholtz_neumann import HelmholtzNeumann
 from sciops.problems.poisson import Poisson
 from sciops.problems.pressure import Pressure
 from sciops.solvers.aggregation_cg import AggregationCG
@@ -22,6 +24,8 @@ from sciops.solvers.conjugate_directions import ConjugateDirections
 from sciops.solvers.deep_ritz import DeepRitz
 from sciops.solvers.energy_descent import EnergyDescent
 from sciops.solvers.fast_poisson import FastPoisson
+from sciops.solvers.finite_elements import FiniteElements
+from sciops.solvers.gmres import GMRES
 from sciops.solvers.gp_hm import GPHM
 from sciops.solvers.gsmp import GSMP
 from sciops.solvers.hypre_cg import HypreCG
@@ -41,6 +45,7 @@ CLASSICAL = {
     "AmgclCG": AmgclCG(),
     "FastPoisson": FastPoisson(),
     "FastPoisson spectral": FastPoisson(spectral=True),
+    "GMRES": GMRES(),
     "HypreCG": HypreCG(),
     "IncompleteCG": IncompleteCG(),
     "IncompleteCG modified": IncompleteCG(modified=0.97),
@@ -61,6 +66,7 @@ NETS = {
         "init_args": {"n_modes": [4, 4], "width": 4, "layers": 1},
     },
     "UNet": {"class_path": "sciops.models.unet.UNet", "init_args": {"width": 4, "levels": 2}},
+    "LSM": {"class_path": "sciops.models.lsm.LSM", "init_args": {"width": 8, "levels": 2}},
 }
 
 
@@ -84,6 +90,22 @@ def test_classical_solvers(name: str, problem: Problem) -> None:
     if name == "FastPoisson spectral" and problem is MADE:
         pytest.skip("needs zero boundary data, which only the cases tell")
     assert not broken(solver, problem)
+
+
+WAVES = {
+    "FiniteElements": FiniteElements(),
+    "GMRES": GMRES(),
+    "GMRES ILU": GMRES("ilu"),
+    "SparseDirect": SparseDirect(),
+}
+
+
+@pytest.mark.parametrize("name", WAVES)
+@pytest.mark.parametrize(
+    "problem", [HelmholtzNeumann(omega=100.0), HelmholtzAbsorbing(wavenumber=5.0)], ids=["closed", "absorbing"]
+)
+def test_wave_solvers(name: str, problem: Problem) -> None:
+    assert not broken(WAVES[name], problem)
 
 
 # Per-instance solvers, small for speed. Not Darcy, whose samples are not smooth, and not formulas whose forcing follows
