@@ -1,6 +1,7 @@
 """Jacobians of point-wise rows with respect to network parameters, one row per point, without loops over points."""
 
 from collections.abc import Callable, Sequence
+from itertools import groupby
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from sciops.core.calculus.forward import Key, Request
 from sciops.models.trial import Linear, Tape, Trial
+from sciops.numerics.block_jacobian import Blocks, Part
 
 Rows = Callable[[dict[Key, Tensor]], Sequence[Tensor]]
 """Derivatives (N, c) of a trial function at N points ↦ residuals, each (N,), each entry from its own point alone."""
@@ -22,12 +24,21 @@ def per_sample_jacobian(
     layer's weights is Σ_channels adjoint ⊗ input. Parameters outside linear layers, or networks that record none, are
     differentiated by one reverse pass per point (batched by `vmap`), about ten times slower.
     """
+    residuals, blocks = per_sample_blocks(trial, x, request, rows)
+    return residuals, [J.dense() for J in blocks]
+
+
+def per_sample_blocks(
+    trial: Trial, x: Float[Tensor, "N d"], request: Request, rows: Rows
+) -> tuple[list[Float[Tensor, " N"]], list[Blocks]]:
+    """The same, without the columns of networks at points that they do not reach (`Windowed`)."""
     parameters = [p for p in trial.parameters() if p.requires_grad]
     tape = Tape()
     residuals = list(rows(trial.derivatives(x, request, tape)))
     recorded = {id(p) for layer in tape.layers for p in (layer.weight, layer.bias) if p is not None}
     if any(id(p) not in recorded for p in parameters):
-        return [r.detach() for r in residuals], [_looped(r, parameters) for r in residuals]
+        whole = [Blocks(len(x), [Part(None, 0, _looped(r, parameters))]) for r in residuals]
+        return [r.detach() for r in residuals], whole
     outputs = [part for layer in tape.layers for part in layer.outputs]
     jacobians = []
     for k, r in enumerate(residuals):
@@ -35,19 +46,41 @@ def per_sample_jacobian(
         last = k == len(residuals) - 1
         slopes = torch.autograd.grad(r.sum(), live, retain_graph=not last, allow_unused=True)
         adjoints = dict(zip((id(o) for o in live), slopes, strict=True))
-        found: dict[int, Tensor] = {}
+        found: dict[int, tuple[Tensor | None, Tensor]] = {}
         for layer in tape.layers:
             if not layer.weight.requires_grad and (layer.bias is None or not layer.bias.requires_grad):
                 continue  # frozen, while derivatives behind it pass through
             for parameter, gradient in _layer(layer, [adjoints.get(id(o)) for o in layer.outputs]):
                 known = found.get(id(parameter))
-                found[id(parameter)] = gradient if known is None else known + gradient
-        columns = [
-            found[id(p)].flatten(1) if id(p) in found else x.new_zeros(len(x), p.numel(), dtype=r.dtype)
-            for p in parameters
-        ]
-        jacobians.append(torch.cat(columns, 1).detach())
+                new = (layer.points, gradient.flatten(1).detach())
+                found[id(parameter)] = new if known is None else _added(known, new, len(x))
+        nothing = x.new_zeros(0, dtype=torch.long)
+        columns = [found.get(id(p), (nothing, x.new_zeros(0, p.numel(), dtype=r.dtype))) for p in parameters]
+        jacobians.append(Blocks(len(x), _parts(columns)))
     return [r.detach() for r in residuals], jacobians
+
+
+Column = tuple[Tensor | None, Tensor]
+"""The points of a layer, None for all, and the gradients of a parameter there."""
+
+
+def _added(a: Column, b: Column, count: int) -> Column:
+    """Gradients of a parameter that acts in two layers."""
+    if a[0] is b[0]:
+        return a[0], a[1] + b[1]
+    return None, sum(Blocks(count, [Part(rows, 0, values)]).dense() for rows, values in (a, b))  # type: ignore[return-value]
+
+
+def _parts(columns: Sequence[Column]) -> list[Part]:
+    """One part per run of parameters that act at the same points."""
+    parts: list[Part] = []
+    first = 0
+    for _, group in groupby(columns, key=lambda column: id(column[0])):
+        taken = list(group)
+        values = torch.cat([gradient for _, gradient in taken], 1)
+        parts.append(Part(taken[0][0], first, values))
+        first += values.shape[1]
+    return parts
 
 
 def _layer(layer: Linear, adjoints: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:

@@ -17,13 +17,15 @@ class Linear:
 
     `inputs` and `outputs` hold the value in channel 0 and derivatives behind it: [(C, N, in)] ↦ [(C, N, out)], or in
     two parts [(N, in), (C − 1, N or 1, in)] ↦ [(N, out), (C − 1, N, out)] where the derivatives of the inputs are the
-    same at all points. The bias acts on the value alone; outputs are those before it is added.
+    same at all points. The bias acts on the value alone; outputs are those before it is added. A layer of a network
+    that vanishes elsewhere may have seen some of the points only: their indices are `points`.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
     inputs: list[Tensor]
     outputs: list[Tensor]
+    points: Tensor | None = None
 
 
 @dataclass

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciops.core.errors import UsageError
+from sciops.numerics.block_jacobian import Blocked, Blocks
 
 
 @runtime_checkable
@@ -102,6 +103,17 @@ class Stacked:
         if len(pieces) == 1:
             return pieces[0]
         return torch.cat([r for r, _ in pieces]), torch.cat([J for _, J in pieces])
+
+    @property
+    def local(self) -> bool:
+        return any(isinstance(part, Blocked) and part.local for part in self.parts)
+
+    def local_blocks(self, theta: Float[Tensor, " P"]) -> list[tuple[Tensor, Blocks | Tensor]]:
+        found: list[tuple[Tensor, Blocks | Tensor]] = []
+        for scale, part in zip(self.scales, self.parts, strict=True):
+            pieces = part.local_blocks(theta) if isinstance(part, Blocked) else [part.jacobian(theta)]
+            found += pieces if scale == 1 else [(scale * r, J * scale) for r, J in pieces]
+        return found
 
     def chunks(self, theta: Float[Tensor, " P"]) -> Iterator[tuple[Tensor, Tensor]]:
         for scale, part in zip(self.scales, self.parts, strict=True):

@@ -11,8 +11,10 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from sciops.core.calculus import Forward, Key, Order, Request, request_of
 from sciops.core.cases import Cases
-from sciops.models.per_sample import per_sample_jacobian
+from sciops.models.local import Windowed
+from sciops.models.per_sample import per_sample_blocks, per_sample_jacobian
 from sciops.models.trial import Trial
+from sciops.numerics.block_jacobian import Blocks
 
 
 class Sites:
@@ -85,6 +87,15 @@ class ParameterRows(ABC):
     def loss(self) -> Float[Tensor, ""]:
         """½‖r‖² at the network's own parameters, with gradients: for first-order methods."""
 
+    @property
+    def local(self) -> bool:
+        """Do parts of the trial function vanish at some of the points, so that `local_blocks` is less than `jacobian`?"""
+        return any(isinstance(part, Windowed) for part in self.trial.modules())
+
+    def local_blocks(self, theta: Float[Tensor, " P"]) -> list[tuple[Tensor, Blocks | Tensor]]:
+        """Pieces of r(θ) and ∂r/∂θ."""
+        return [self.jacobian(theta)]
+
 
 class TrialRows(ParameterRows):
     """Rows that a trial function makes at points; a LeastSquares over its flat parameters.
@@ -113,6 +124,11 @@ class TrialRows(ParameterRows):
         self._move(theta)
         r, J = per_sample_jacobian(self.trial, self.x, self.request, self.scaled)
         return torch.cat(r), J[0] if len(J) == 1 else torch.cat(J)
+
+    def local_blocks(self, theta: Float[Tensor, " P"]) -> list[tuple[Tensor, Blocks | Tensor]]:
+        self._move(theta)
+        r, J = per_sample_blocks(self.trial, self.x, self.request, self.scaled)
+        return list(zip(r, J, strict=True))
 
     def loss(self) -> Float[Tensor, ""]:
         table = self.trial.derivatives(self.x, self.request)

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sciops.models.per_sample import per_sample_jacobian
+from sciops.models.per_sample import per_sample_blocks
 from sciops.models.trial import Trial
+from sciops.numerics.block_jacobian import Blocks
 from sciops.solvers.collocation import Equation
 from sciops.solvers.pinn_rows import ParameterRows, Sites, State
 
@@ -55,6 +56,7 @@ class WeakRows(ParameterRows):
         lines = max(1, BLOCK // inner)
         self.blocks = [Sites(equation.case, part) for part in x.split(lines * inner)]
         self.lines = lines
+        self._bases: dict[int, Tensor] = {}
         super().__init__(trial)
         lam = self._eigenvalues(kinds, nodes)
         self.factors = (weight / scale) * lam.max() / lam
@@ -94,6 +96,18 @@ class WeakRows(ParameterRows):
             whole = torch.tensordot(tables[axis], whole, dims=([1], [axis])).movedim(0, axis)
         return whole.reshape(-1, *tail)
 
+    def _moved(self, slopes: Blocks, number: int) -> Float[Tensor, "K P"]:
+        """The projection of a Jacobian, axis by axis, or at the points of each block alone."""
+        if not self.local:
+            return self._project(slopes.dense(), number)
+        if number not in self._bases:
+            lines = slopes.shape[0] // math.prod(self.shape[1:])
+            basis = self.tables[0][:, number * self.lines : number * self.lines + lines]
+            for table in self.tables[1:]:
+                basis = torch.einsum("ka,lb->klab", basis, table).flatten(0, 1).flatten(1)
+            self._bases[number] = basis
+        return slopes.projected(self._bases[number])
+
     def pieces(self) -> Iterator[list[Tensor]]:
         """Residuals at the points of every block, with gradients."""
         for sites in self.blocks:
@@ -116,8 +130,9 @@ class WeakRows(ParameterRows):
         r: list[Tensor] = []
         J: list[Tensor] = []
         for number, sites in enumerate(self.blocks):
-            values, slopes = per_sample_jacobian(self.trial, sites.x, sites.request, sites.residuals)
-            found, moved = [self._project(v, number) for v in values], [self._project(s, number) for s in slopes]
+            values, slopes = per_sample_blocks(self.trial, sites.x, sites.request, sites.residuals)
+            found = [self._project(v, number) for v in values]
+            moved = [self._moved(s, number) for s in slopes]
             r = found if not r else [a + b for a, b in zip(r, found, strict=True)]
             J = moved if not J else [a + b for a, b in zip(J, moved, strict=True)]
         return torch.cat([self.factors * part for part in r]), torch.cat([self.factors[:, None] * part for part in J])

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sciops.core.errors import UsageError
+from sciops.numerics.block_jacobian import Blocked
 from sciops.numerics.least_squares import Chunked, LeastSquares, Linearisation, MatrixFree
 from sciops.numerics.optimisers.normal_equations import DampedNormal, Dual, NystromCG, Primal
 
@@ -63,7 +64,8 @@ class GaussNewton:
     `form`: "primal" (Cholesky of JᵀJ), "woodbury" (of JJᵀ), "cg" (Nyström-preconditioned conjugate gradients, products
     only where the problem offers `linearise`), "auto": the smaller matrix, cg where that exceeds 8000.
     `halvings`: a line search over 2⁻ᵏ, k = 0…halvings, by the loss on the same frozen points.
-    `memory`: bytes that J may take; beyond it JᵀJ is summed over `chunks` where the problem offers them.
+    `memory`: bytes that J may take; beyond it JᵀJ is summed over `chunks` where the problem offers them. Where blocks
+    of J vanish and the problem says so (`Blocked`), the primal form leaves them out.
     Cost: O(M P min(M, P)) a step, two to four residuals; memory O(M P + min(M, P)²).
     Fails by "stalled" at the rounding floor. `theta` moves on, `best` is the iterate of the lowest loss on the points
     of the last step (`settle` returns to it). New points make a new function, seen by its loss at θ: the loss may rise
@@ -176,6 +178,11 @@ class GaussNewton:
             products = problem.linearise(theta)
             if self.form == "cg" or len(products.residual) > DIRECT:
                 return products.residual, self._cg(products)
+        if isinstance(problem, Blocked) and problem.local and self.form in ("auto", "primal") and P <= DIRECT:
+            pieces = problem.local_blocks(theta)
+            r = torch.cat([part for part, _ in pieces])
+            if self.form == "primal" or len(r) >= P:
+                return r, Primal.blocked(pieces)
         if isinstance(problem, Chunked) and self.form in ("auto", "primal") and P <= DIRECT:
             rows = len(problem.residual(theta)) if isinstance(problem, LeastSquares) else P
             if rows > P and 8 * rows * P > self.memory:

@@ -1,13 +1,14 @@
 """(JᵀJ + μI)⁻¹Jᵀw for one J and several μ: by Cholesky of the smaller Gram matrix, or by preconditioned CG."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sciops.numerics.block_jacobian import Blocks
 from sciops.numerics.least_squares import Chunked, Linearisation
 
 
@@ -55,7 +56,7 @@ def factor(G: Float[Tensor, "n n"], mu: float) -> tuple[Float[Tensor, "n n"], fl
 class Primal:
     """P × P: Cholesky of JᵀJ + μI. O(MP²) once, O(P³/3) per μ. The form for M ≥ P.
 
-    `of` takes J, `summed` its pieces; `transpose` gives Jᵀw.
+    `of` takes J, `blocked` its pieces, `summed` makes them one by one; `transpose` gives Jᵀw.
     """
 
     def __init__(self, G: Float[Tensor, "P P"], transpose: Callable[[Tensor], Tensor]) -> None:
@@ -65,6 +66,24 @@ class Primal:
     @staticmethod
     def of(J: Float[Tensor, "M P"]) -> "Primal":
         return Primal(gram(J), lambda w: J.T @ w)
+
+    @staticmethod
+    def blocked(pieces: Sequence[tuple[Tensor, Blocks | Tensor]]) -> "Primal":
+        """The form from pieces of J that stay in memory, of which blocks may vanish."""
+        P = pieces[0][1].shape[1]
+        total = pieces[0][0].new_zeros(P, P)
+        for _, J in pieces:
+            if isinstance(J, Blocks):
+                J.add_gram(total)
+            else:  # few rows, as a rule: boundary data and weak modes
+                total.addmm_(J.T, J)
+        sizes = [len(r) for r, _ in pieces]
+
+        def transpose(w: Tensor) -> Tensor:
+            parts = zip((J for _, J in pieces), w.split(sizes), strict=True)
+            return torch.stack([J.transposed(v) if isinstance(J, Blocks) else J.T @ v for J, v in parts]).sum(0)
+
+        return Primal(total, transpose)
 
     @staticmethod
     def summed(problem: Chunked, theta: Float[Tensor, " P"]) -> "tuple[Tensor, Primal]":
