@@ -1,0 +1,1 @@
+"""Any network on a grid becomes a neural operator: `to_neural_operator`."""

@@ -1,0 +1,227 @@
+"""Convolutions, pooling, strides: a tap at distance H stays at distance H.
+
+out(x) = Σ_t w_t f(x + tH) at every fine x: dilation s·d and padding s·p under the source's own stride r. The points
+x + H Z of one phase form a native field, on which this is the source's operation. Fine output point m reads the fine
+input from r (m − o) + o − s·p on, where o is the fine index of native point 0.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sciops.models.conversion.layout import Space, resized
+from sciops.models.conversion.mode import Call, rule
+
+
+def tuple_of(value: Any, d: int) -> tuple[int, ...]:
+    """One number for all axes, or one per axis."""
+    values = tuple(value) if isinstance(value, list | tuple | torch.Size) else (value,)
+    return tuple(int(v) for v in (values * d if len(values) == 1 else values))
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a kernel with `reach` = dilation·(k − 1) lands: native output axes and padding of the fine input."""
+
+    call: Call
+    x: Tensor
+    stride: tuple[int, ...]
+    reach: tuple[int, ...]
+    padding: tuple[int, ...]
+
+    @property
+    def d(self) -> int:
+        return len(self.stride)
+
+    @property
+    def spaces(self) -> list[Space]:
+        return self.call.spaces(self.x, self.d)
+
+    @property
+    def scale(self) -> tuple[int, ...]:
+        return tuple(self.call.refinement.scale[s.axis] for s in self.spaces)
+
+    @property
+    def found(self) -> list[Space]:
+        """The axes of the output."""
+        sizes = [
+            (s.n + 2 * p - reach - 1) // r + 1
+            for s, r, reach, p in zip(self.spaces, self.stride, self.reach, self.padding, strict=True)
+        ]
+        if min(sizes) < 1:
+            raise self.call.refuse("has a kernel larger than the native grid", "use a larger native_shape")
+        return [resized(s, n, (r, 1)) for s, n, r in zip(self.spaces, sizes, self.stride, strict=True)]
+
+    def ends(self) -> list[tuple[int, int]]:
+        """Fine points that the kernel reads before the first and behind the last one, per axis."""
+        grid, ends = self.call.refinement, []
+        for space, out, r, reach, p in zip(self.spaces, self.found, self.stride, self.reach, self.padding, strict=True):
+            s, o = grid.scale[space.axis], grid.origin(space.axis)
+            first = r * (0 - o) + o - s * p
+            last = r * (grid.fine(out) - 1 - o) + o - s * p + s * reach
+            ends.append((-first, last - (grid.fine(space) - 1)))
+        return ends
+
+    def padded(self, fill: float) -> Tensor:
+        """The fine input with all that the kernel reads: `fill` where the source pads; where it does not, values behind
+        the end go on periodically, or stay constant."""
+        x = self.x
+        for j, (space, (before, after)) in enumerate(zip(self.spaces, self.ends(), strict=True)):
+            dim = x.dim() - self.d + j
+            if after < 0:
+                x = x.narrow(dim, 0, x.shape[dim] + after)
+            if before == 0 and after <= 0:
+                continue
+            widths = [0, 0] * (x.dim() - 1 - dim) + [before, max(after, 0)]
+            if any(self.padding):
+                x = F.pad(x, widths, value=fill)
+            else:
+                period = None if space.period is None else space.period * self.scale[j]
+                x = extended(x, dim, before, max(after, 0), period)
+        return x
+
+    def finish(self, y: Tensor, native: Callable[[Tensor], Tensor], facts: tuple[Any, ...]) -> Tensor:
+        """Mark the output; at native points it gets the bits of the source."""
+        found, grid = self.found, self.call.refinement
+        lead = self.x.dim() - self.d
+        for j, space in enumerate(found):
+            y = y.narrow(lead + j, 0, grid.fine(space))
+        y = self.call.stamped(y, found, lambda: native(self.call.native(self.x, self.spaces)), facts)
+        return self.call.mode.mark(y, (*self.call.layout(self.x)[:lead], *found))
+
+
+def extended(x: Tensor, dim: int, before: int, after: int, period: int | None) -> Tensor:
+    """More points at the ends of an axis: those one period away, or the last ones repeated."""
+    n = x.shape[dim]
+    if period is not None and max(before, after) <= period <= n:
+        head = x.narrow(dim, period - before, before)
+        tail = x.narrow(dim, n - period, after)
+        return torch.cat([head, x, tail], dim)
+    index = torch.arange(-before, n + after, device=x.device)
+    if period is not None:
+        index = torch.where(index >= n, n - period + (index - n).remainder(period), index)
+        index = torch.where(index < 0, index.remainder(period), index)
+    return x.index_select(dim, index.clamp(0, n - 1))
+
+
+def _convolution(d: int) -> Callable[[Call], Tensor]:
+    def convolve(call: Call) -> Tensor:
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        given = dict(zip(names, call.args, strict=False)) | call.kwargs
+        x, weight, bias = given["input"], given["weight"], given.get("bias")
+        stride, dilation = tuple_of(given.get("stride", 1), d), tuple_of(given.get("dilation", 1), d)
+        pads, groups = given.get("padding", 0), given.get("groups", 1)
+        if weight.is_complex():
+            raise call.refuse("has complex weights", "convert a network with real weights")
+        reach = tuple(r * (k - 1) for r, k in zip(dilation, weight.shape[2:], strict=True))
+        if pads == "same":
+            if any(r % 2 for r in reach):
+                raise call.refuse("pads 'same' around an even kernel", "pad explicitly before the convolution")
+            pads = tuple(r // 2 for r in reach)
+        padding = (0,) * d if pads == "valid" else tuple_of(pads, d)
+        window = Window(call, x, stride, reach, padding)
+        wide = tuple(s * w for s, w in zip(window.scale, dilation, strict=True))
+        widths = tuple(s * p for s, p in zip(window.scale, padding, strict=True))
+        if window.ends() == [(p, p) for p in widths]:
+            y = call.func(x, weight, bias, stride, widths, wide, groups)
+        else:
+            y = call.func(window.padded(0.0), weight, bias, stride, 0, wide, groups)
+        call.note("taps at native distance")
+        facts = (tuple(weight.shape), stride, padding, dilation, groups)
+        return window.finish(y, lambda b: call.func(b, weight, bias, stride, padding, dilation, groups), facts)
+
+    return convolve
+
+
+for _d in (1, 2, 3):
+    rule(f"conv{_d}d")(_convolution(_d))
+
+_MAXIMA = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+
+
+def _maxima(d: int) -> Callable[[Call], Tensor]:
+    def pool(call: Call) -> Tensor:
+        names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+        given = dict(zip(names, call.args, strict=False)) | call.kwargs
+        x, kernel, stride, padding = _pooling_facts(call, given, d)
+        if given.get("return_indices"):
+            raise call.refuse("returns indices, which name grid points and not places", "pool without return_indices")
+        dilation = tuple_of(given.get("dilation", 1), d)
+        window = Window(call, x, stride, tuple(w * (k - 1) for w, k in zip(dilation, kernel, strict=True)), padding)
+        wide = tuple(s * w for s, w in zip(window.scale, dilation, strict=True))
+        function = _MAXIMA[d - 1]
+        y = function(window.padded(-torch.inf), kernel, stride, 0, wide)
+        call.note("largest of the samples at native distance", True, 1.0)
+        facts = (kernel, stride, padding, dilation)
+        return window.finish(y, lambda b: function(b, kernel, stride, padding, dilation), facts)
+
+    return pool
+
+
+def _averages(d: int) -> Callable[[Call], Tensor]:
+    def pool(call: Call) -> Tensor:
+        names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+        given = dict(zip(names, call.args, strict=False)) | call.kwargs
+        x, kernel, stride, padding = _pooling_facts(call, given, d)
+        if any(padding) and not given.get("count_include_pad", True):
+            raise call.refuse("leaves padding out of its means", "set count_include_pad=True")
+        window = Window(call, x, stride, tuple(k - 1 for k in kernel), padding)
+        y = torch.stack(taps(window, window.padded(0.0), kernel)).sum(0)
+        count = given.get("divisor_override") or torch.Size(kernel).numel()
+        call.note("mean of the samples at native distance")
+        facts = (kernel, stride, padding, count)
+        return window.finish(y / count, lambda b: call.func(b, *call.args[1:], **_without(call.kwargs, "input")), facts)
+
+    return pool
+
+
+def _without(table: dict[str, Any], name: str) -> dict[str, Any]:
+    return {k: v for k, v in table.items() if k != name}
+
+
+def taps(window: Window, padded: Tensor, kernel: Sequence[int]) -> list[Tensor]:
+    """The padded fine field as each tap of a kernel sees it, from the first tap to the last."""
+    grid, views = window.call.refinement, [padded]
+    for j, (space, r, k) in enumerate(zip(window.found, window.stride, kernel, strict=True)):
+        dim, count = padded.dim() - window.d + j, grid.fine(space)
+        s = window.scale[j]
+        views = [
+            view.narrow(dim, t * s, r * (count - 1) + 1)[(slice(None),) * dim + (slice(None, None, r),)]
+            for view in views
+            for t in range(k)
+        ]
+    return views
+
+
+def _pooling_facts(call: Call, given: dict[str, Any], d: int) -> tuple[Tensor, Any, Any, Any]:
+    kernel = tuple_of(given["kernel_size"], d)
+    stride = kernel if given.get("stride") in (None, [], ()) else tuple_of(given["stride"], d)
+    if given.get("ceil_mode"):
+        raise call.refuse("rounds sizes up (ceil_mode)", "use sizes that the stride divides, with ceil_mode=False")
+    return given["input"], kernel, stride, tuple_of(given.get("padding", 0), d)
+
+
+for _d in (1, 2, 3):
+    rule(f"avg_pool{_d}d")(_averages(_d))
+    rule(f"max_pool{_d}d")(_maxima(_d))
+
+
+@rule("pixel_unshuffle")
+def pixel_unshuffle(call: Call) -> Tensor:
+    """Channels from the points of an r × r block: r² taps under a stride r."""
+    x, r = call.args[0], int(call.argument(1, "downscale_factor"))
+    window = Window(call, x, (r, r), (r - 1, r - 1), (0, 0))
+    y = torch.stack(taps(window, window.padded(0.0), (r, r)), x.dim() - 2).flatten(x.dim() - 3, x.dim() - 2)
+    call.note("blocks of points at native distance")
+    return window.finish(y, lambda b: F.pixel_unshuffle(b, r), (r,))
+
+
+def every(call: Call, x: Tensor, step: int) -> Tensor:
+    """x[…, ::step] along the last axis: one tap under a stride."""
+    window = Window(call, x, (step,), (0,), (0,))
+    call.note("stride kept, native distance")
+    return window.finish(taps(window, window.padded(0.0), (1,))[0], lambda b: b[..., ::step], (step,))

@@ -1,0 +1,239 @@
+"""Run a network on a finer grid than it was made for: every torch function that meets a field follows a rule."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from sciops.models.conversion.layout import ConversionError, Layout, Refinement, Space
+
+Rule = Callable[["Call"], Any]
+RULES: dict[str, Rule] = {}
+"""Name of a torch function ↦ what it becomes on a finer grid."""
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for torch functions of these names."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            RULES[name] = function
+        return function
+
+    return register
+
+
+def names(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the report: where, which operation, which rule. `exact`: equal values at shared points; `rate`: order
+    in h at which the layer tends to its limit (None: exponentially, or independent of h)."""
+
+    path: str
+    operation: str
+    rule: str
+    exact: bool
+    rate: float | None = None
+
+
+@dataclass
+class Call:
+    """One intercepted call."""
+
+    mode: "Refining"
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return getattr(self.func, "__name__", str(self.func))
+
+    @property
+    def refinement(self) -> Refinement:
+        return self.mode.refinement
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def layout(self, x: Tensor) -> Layout:
+        """Layout of a tensor; all None for one that is no field."""
+        found = self.mode.layouts.get(x)
+        return (None,) * x.dim() if found is None else found
+
+    def run(self) -> Any:
+        """The function itself on the fine tensors."""
+        return self.func(*self.args, **self.kwargs)
+
+    def note(self, rule: str, exact: bool = True, rate: float | None = None) -> None:
+        self.mode.note(Entry(self.mode.path, self.name, rule, exact, rate))
+
+    def refuse(self, reason: str, remedy: str) -> ConversionError:
+        """The error to raise."""
+        where = self.mode.path or "(top level)"
+        return ConversionError(f"{where}: {self.name} {reason}; {remedy}.")
+
+    def native(self, x: Tensor, spaces: Sequence[Space]) -> Tensor:
+        """The native points of the last axes of a fine tensor."""
+        return x[self._native(spaces)].contiguous()
+
+    def _native(self, spaces: Sequence[Space]) -> Any:
+        s, o = self.refinement.scale, self.refinement.origin
+        return (..., *(slice(o(a.axis), None, s[a.axis]) for a in spaces))
+
+    def stamped(
+        self, y: Tensor, spaces: Sequence[Space], source: Callable[[], Tensor], facts: tuple[Any, ...] | None
+    ) -> Tensor:
+        """y (…, *fine) with the source's own values at native points, where they differ in a bit.
+
+        Kernels of libraries choose their order of summation by sizes, so that one sum may be rounded in two ways. It is
+        compared once for each call of the same sizes (`facts`; None: depends on values too, always stamped).
+        """
+        key = None if facts is None else (self.name, *facts, tuple(y.shape), y.dtype, y.device, torch.get_num_threads())
+        if key is not None and self.mode.trusted.get(key):
+            return y
+        values = source()
+        here = self._native(spaces)
+        if key is not None and torch.equal(y[here], values):
+            self.mode.trusted[key] = True
+            return y
+        y = y.clone()
+        y[here] = values
+        return y
+
+    def spaces(self, x: Tensor, dims: int) -> list[Space]:
+        """The last `dims` axes of x, which have to be spatial."""
+        axes = self.layout(x)[-dims:]
+        if len(axes) < dims or not all(isinstance(a, Space) for a in axes):
+            raise self.refuse(
+                f"works along the last {dims} axes of a tensor of shape {tuple(x.shape)}, which are not all space",
+                "use method='lattice', which asks nothing of the inside of a network",
+            )
+        return list(axes)  # type: ignore[arg-type]
+
+
+class Refining(TorchFunctionMode):
+    """Inside this context calls on tensors with a layout follow the rules; all other tensors are left alone."""
+
+    def __init__(self, refinement: Refinement, trusted: dict[Any, bool] | None = None) -> None:
+        super().__init__()
+        self.refinement = refinement
+        self.trusted = {} if trusted is None else trusted
+        self.layouts = WeakTensorKeyDictionary()
+        self.entries: dict[tuple[str, str], Entry] = {}
+        self.stack: list[str] = []
+
+    @property
+    def path(self) -> str:
+        return self.stack[-1] if self.stack else ""
+
+    def note(self, entry: Entry) -> None:
+        self.entries.setdefault((entry.path, entry.operation), entry)
+
+    def mark(self, x: Tensor, layout: Sequence[Any]) -> Tensor:
+        """Say what the axes of a tensor are; checks the lengths."""
+        layout = tuple(layout)
+        expected = [self.refinement.size(axis) for axis in layout]
+        if len(layout) != x.dim() or any(e is not None and e != n for e, n in zip(expected, x.shape, strict=True)):
+            where = self.path or "(top level)"
+            raise ConversionError(
+                f"{where}: a tensor of shape {tuple(x.shape)} should have {expected} points along its "
+                "axes here; the network computes with sizes of its own there: use method='lattice'."
+            )
+        if any(axis is not None for axis in layout):
+            self.layouts[x] = layout
+        return x
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not any(x in self.layouts for x in tensors((args, kwargs))):
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", str(func))
+        if name in PASSED:
+            return func(*args, **kwargs)
+        call = Call(self, func, args, kwargs)
+        if name not in RULES:
+            raise call.refuse("has no rule on a finer grid", "use method='lattice', or write a rule for it")
+        return RULES[name](call)
+
+
+PASSED = names(
+    """
+    __get__ dim size ndimension numel is_floating_point is_complex __len__ requires_grad_ stride storage_offset
+    is_contiguous get_device data_ptr element_size _is_view __hash__ register_hook __repr__ type
+    """
+)
+"""Questions about a tensor; the answers are those of the fine one."""
+
+
+def tensors(values: Any) -> Iterator[Tensor]:
+    """All tensors in nested tuples, lists and dicts."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, dict):
+        for value in values.values():
+            yield from tensors(value)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from tensors(value)
+
+
+@contextmanager
+def following(module: nn.Module, mode: Refining) -> Iterator[None]:
+    """Keep `mode.path` at the path of the module that is running."""
+    handles = []
+    for path, part in module.named_modules():
+
+        def enter(_: nn.Module, __: Any, path: str = path) -> None:
+            mode.stack.append(path)
+
+        def leave(_: nn.Module, __: Any, ___: Any) -> None:
+            mode.stack.pop()
+
+        handles.append(part.register_forward_pre_hook(enter))
+        handles.append(part.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of every operation, and how the input and the network behave off the native grid.
+
+    aliasing      share of the input's energy above the native Nyquist frequency (0 where it is as coarse)
+    equivariance  J = ‖F(T f) − T F f‖/‖F f‖ for a shift T by one native point, where it was measured
+    """
+
+    entries: tuple[Entry, ...] = ()
+    aliasing: float | None = None
+    equivariance: float | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Machine-readable: one dict per entry."""
+        return [vars(entry) for entry in self.entries]
+
+    def __str__(self) -> str:
+        lines = [f"{'module':<32} {'operation':<20} {'rule':<44} exact  rate"]
+        for e in self.entries:
+            rate = "-" if e.rate is None else f"{e.rate:g}"
+            lines.append(
+                f"{e.path or '(top level)':<32} {e.operation:<20} {e.rule:<44} {'yes' if e.exact else 'no':<5}  {rate}"
+            )
+        if self.aliasing is not None:
+            lines.append(f"energy of the input above the native Nyquist frequency: {self.aliasing:.2%}")
+        if self.equivariance is not None:
+            lines.append(f"equivariance defect J: {self.equivariance:.3g}")
+        return "\n".join([*lines, *self.warnings])

@@ -1,0 +1,62 @@
+"""Padding by s times the native number of points, with values that continue the native rule between its points."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sciops.models.conversion.layout import Space
+from sciops.models.conversion.local import extended
+from sciops.models.conversion.mode import Call, rule
+
+
+@rule("pad", "constant_pad_nd")
+def pad(call: Call) -> Tensor:
+    """`torch.nn.functional.pad` in its four modes, along axes of space; other axes are padded as they are."""
+    x, widths = call.args[0], call.argument(1, "pad")
+    mode = call.argument(2, "mode", "constant") if call.name == "pad" else "constant"
+    value: Any = call.argument(3, "value", None) if call.name == "pad" else call.argument(2, "value", 0.0)
+    layout = list(call.layout(x))
+    plain: list[int] = []
+    for j in range(len(widths) // 2):
+        dim = x.dim() - 1 - j
+        before, after = int(widths[2 * j]), int(widths[2 * j + 1])
+        axis = layout[dim]
+        if not isinstance(axis, Space):
+            if axis is not None and (before or after):
+                raise call.refuse("pads a flattened axis", "pad before flattening, or use method='lattice'")
+            plain += [before, after]
+            continue
+        plain += [0, 0]
+        if before or after:
+            x, layout[dim] = _along(call, x, dim, axis, before, after, mode, 0.0 if value is None else float(value))
+    if any(plain):
+        x = F.pad(x, plain, mode, value)
+    call.note(f"{mode}, native widths times the refinement", True)
+    return call.mode.mark(x, layout)
+
+
+def _along(
+    call: Call, x: Tensor, dim: int, axis: Space, before: int, after: int, mode: str, value: float
+) -> tuple[Tensor, Space]:
+    grid = call.refinement
+    s, first, n = grid.scale[axis.axis], grid.origin(axis.axis), x.shape[dim]
+    padded = Space(axis.axis, axis.n + before + after, axis.period if mode == "circular" else None)
+    if mode == "constant":
+        return F.pad(x, [0, 0] * (x.dim() - 1 - dim) + [s * before, s * after], value=value), padded
+    if mode == "circular" and grid.kind[axis.axis] != "vertex":
+        return extended(x, dim, s * before, s * after, n), padded
+    last = first + s * (axis.n - 1)
+    index = torch.arange(-s * before, n + s * after, device=x.device)
+    if mode == "circular":
+        # The native lattice repeats after n points, whose ends are n − 1 spacings apart.
+        index = torch.where(index < 0, index + s * axis.n, torch.where(index >= n, index - s * axis.n, index))
+    elif mode == "reflect":
+        reflected = torch.where(index < 0, 2 * first - index, torch.where(index >= n, 2 * last - index, index))
+        index = reflected.clamp(0, n - 1)
+    elif mode == "replicate":
+        index = torch.where(index < 0, first, torch.where(index >= n, last, index))
+    else:
+        raise call.refuse(f"pads in mode '{mode}'", "use constant, circular, reflect or replicate")
+    return x.index_select(dim, index.clamp(0, n - 1)), padded

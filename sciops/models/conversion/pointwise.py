@@ -1,0 +1,191 @@
+"""Operations that act on every point alike, and those that only rearrange axes."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sciops.models.conversion.layout import Axis, Layout, Mixed, Space, Tokens
+from sciops.models.conversion.mode import Call, names, rule, tensors
+
+VECTOR = 64
+
+SMOOTH = names(
+    """
+    gelu silu mish tanh sigmoid softplus sin cos exp log sqrt rsqrt square erf pow __pow__ neg __neg__ exp_
+    tanh_ sigmoid_ reciprocal logsigmoid softsign tanhshrink expm1 log1p sinh cosh atan
+    """
+)
+KINKED = names(
+    """
+    relu relu_ relu6 leaky_relu leaky_relu_ elu elu_ celu selu selu_ prelu rrelu hardtanh hardswish hardsigmoid
+    abs sign clamp clamp_ clip threshold threshold_ softshrink hardshrink floor ceil round clamp_min clamp_max
+    __abs__
+    """
+)
+ARITHMETIC = names(
+    """
+    add sub rsub mul div true_divide add_ sub_ mul_ div_ __add__ __radd__ __sub__ __rsub__ __mul__ __rmul__
+    __truediv__ __rtruediv__ __rdiv__ __iadd__ __isub__ __imul__ __itruediv__ maximum minimum lerp addcmul where
+    atan2 hypot __rpow__ eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ logical_and logical_or
+    logical_not masked_fill
+    """
+)
+SAME = names(
+    """
+    contiguous clone detach to float double half bfloat16 type_as requires_grad_ alpha_dropout cpu cuda identity
+    zeros_like ones_like full_like empty_like rand_like randn_like nan_to_num channels_last
+    """
+)
+
+
+@rule(*SMOOTH, *KINKED, *ARITHMETIC)
+def pointwise(call: Call) -> Any:
+    """f(u(x), v(x), …): layouts broadcast; parameters on the native lattice become functions of x."""
+    operands = list(tensors((call.args, call.kwargs)))
+    layout = broadcast(call, [call.layout(x) for x in operands])
+    args = _on_fine(call, call.args, layout)
+    kwargs = {k: _on_fine(call, (v,), layout)[0] for k, v in call.kwargs.items()}
+    out = call.func(*args, **kwargs)
+    if call.name not in ARITHMETIC:
+        out = _vectorised(call, out, layout)
+        call.note("pointwise", True, 1.0 if call.name in KINKED else None)
+    if not isinstance(out, Tensor):
+        return out
+    return call.mode.mark(out, layout)
+
+
+def _vectorised(call: Call, out: Tensor, layout: Layout) -> Tensor:
+    """Vector and scalar loops of one function round differently: where sizes leave a tail, native points are evaluated
+    as the source does."""
+    spaces = [a for a in layout if isinstance(a, Space)]
+    if not spaces or layout[-len(spaces) :] != tuple(spaces) or call.name.endswith("_") or out.numel() % VECTOR == 0:
+        return out
+    x = call.args[0]
+    return call.stamped(out, spaces, lambda: call.func(call.native(x, spaces), *call.args[1:], **call.kwargs), None)
+
+
+@rule(*SAME)
+def same(call: Call) -> Any:
+    """What changes no axis."""
+    return call.mode.mark(call.run(), call.layout(call.args[0]))
+
+
+@rule("dropout", "dropout1d", "dropout2d", "dropout3d", "dropout_", "feature_dropout", "feature_alpha_dropout")
+def dropout(call: Call) -> Tensor:
+    if call.argument(2, "training", True) and call.argument(1, "p", 0.5) > 0:
+        raise call.refuse("is active: its mask belongs to one grid", "call module.eval() first, or set p = 0")
+    return call.mode.mark(call.args[0] * 1.0, call.layout(call.args[0]))
+
+
+def broadcast(call: Call, layouts: list[Layout]) -> Layout:
+    """The layout of a broadcast result."""
+    rank = max(len(layout) for layout in layouts)
+    found: list[Axis] = []
+    for j in range(rank):
+        axes = {layout[j - rank] for layout in layouts if len(layout) >= rank - j and layout[j - rank] is not None}
+        axes = {axis for axis in axes if axis is not None}
+        if len(axes) > 1:
+            plain = {_bare(axis) for axis in axes}
+            if len(plain) > 1:
+                raise call.refuse(
+                    f"combines tensors on different levels of the grid along axis {j} ({', '.join(map(str, axes))})",
+                    "crop or resample them to one level, or use method='lattice'",
+                )
+            axes = {min(axes, key=str)}
+        found.append(axes.pop() if axes else None)
+    return tuple(found)
+
+
+def _bare(axis: Axis) -> Axis:
+    return Space(axis.axis, axis.n) if isinstance(axis, Space) else axis
+
+
+def _on_fine(call: Call, values: Any, layout: Layout) -> list[Any]:
+    """Plain tensors of native size along axes of space, as functions on the fine grid."""
+    moved: list[Any] = []
+    for value in values:
+        if isinstance(value, Tensor) and value not in call.mode.layouts:
+            value = refined(call, value, layout)
+        moved.append(value)
+    return moved
+
+
+def refined(call: Call, value: Tensor, layout: Layout) -> Tensor:
+    """A parameter on the native lattice, interpolated to the fine grid with its nodes kept; others as they are."""
+    for back in range(1, min(value.dim(), len(layout)) + 1):
+        axis, size = layout[-back], value.shape[-back]
+        if axis is None or size == 1 or size == call.refinement.size(axis):
+            continue
+        if isinstance(axis, Space) and size == axis.n:
+            value = between(call, value, value.dim() - back, axis)
+            call.note("parameter as a function of x, linear between its nodes", True, 2.0)
+        elif isinstance(axis, Tokens) and size == axis.extra + _count(axis):
+            value = _lattice(call, value, value.dim() - back, axis)
+            call.note("parameter as a function of x, linear between its nodes", True, 2.0)
+        else:
+            raise call.refuse(
+                f"meets a tensor of shape {tuple(value.shape)}, neither constant in space nor on the native lattice",
+                "give it as a parameter on the native lattice, or use method='lattice'",
+            )
+    return value
+
+
+def between(call: Call, value: Tensor, dim: int, axis: Space) -> Tensor:
+    """Linear interpolation of a native lattice along one axis; behind the last node periodic, or constant at walls."""
+    grid = call.refinement
+    s, o = grid.scale[axis.axis], grid.origin(axis.axis)
+    place = (torch.arange(grid.fine(axis), device=value.device) - o).to(torch.float64) / s
+    low = place.floor()
+    share = (place - low).to(value.dtype)
+    index = torch.stack([low, low + 1]).long()
+    periodic = axis.period is not None and grid.kind[axis.axis] == "periodic"
+    index = index.remainder(axis.n) if periodic else index.clamp(0, axis.n - 1)
+    shape = [1] * value.dim()
+    shape[dim] = -1
+    here, there = (value.index_select(dim, i) for i in index)
+    return torch.where(share.reshape(shape) == 0, here, torch.lerp(here, there, share.reshape(shape)))
+
+
+def _lattice(call: Call, value: Tensor, dim: int, axis: Tokens) -> Tensor:
+    extra = value.narrow(dim, 0, axis.extra)
+    points = value.narrow(dim, axis.extra, value.shape[dim] - axis.extra)
+    points = points.unflatten(dim, [f.n for f in axis.factors])
+    for j, factor in enumerate(axis.factors):
+        points = between(call, points, dim + j, factor)
+    points = points.flatten(dim, dim + len(axis.factors) - 1)
+    return torch.cat([extra, points], dim) if axis.extra else points
+
+
+def _count(axis: Tokens) -> int:
+    n = 1
+    for factor in axis.factors:
+        n *= factor.n
+    return n
+
+
+@rule("linear")
+def linear(call: Call) -> Tensor:
+    """A matrix on the last axis: pointwise on channels, an integral on space."""
+    x, weight, bias = call.args[0], call.argument(1, "weight"), call.argument(2, "bias")
+    layout = call.layout(x)
+    last = layout[-1]
+    if last is None:
+        return call.mode.mark(call.run(), layout)
+    if isinstance(last, Mixed | Space) or (isinstance(last, Tokens) and not last.extra):
+        weight = _density(call, weight, last)
+        call.note("integral of a density, linear between its nodes", False, 2.0)
+        return call.mode.mark(F.linear(x, weight, bias), (*layout[:-1], None))
+    raise call.refuse("mixes tokens with and without a place", "use method='lattice'")
+
+
+def _density(call: Call, weight: Tensor, axis: Axis) -> Tensor:
+    """W(x)/H^d as a density: rows on the fine grid, divided by the number of fine points per native one."""
+    factors: tuple[int | Space, ...] = axis.factors if isinstance(axis, Mixed | Tokens) else (axis,)  # type: ignore[assignment]
+    sizes = [f if isinstance(f, int) else f.n for f in factors]
+    density = weight.unflatten(1, sizes)
+    for j, factor in enumerate(factors):
+        if isinstance(factor, Space):
+            density = between(call, density, 1 + j, factor) / call.refinement.scale[factor.axis]
+    return density.flatten(1)

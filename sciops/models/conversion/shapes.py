@@ -1,0 +1,320 @@
+"""Operations that rearrange axes: reshape, permute, join, cut."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sciops.models.conversion.layout import Axis, Layout, Mixed, Refinement, Space, Tokens
+from sciops.models.conversion.local import every
+from sciops.models.conversion.mode import Call, rule
+
+Atom = tuple[Any, int, int]
+"""(what, fine length, native length) of a piece of an axis that a reshape must keep whole; None pieces may be cut."""
+
+
+@rule("permute", "transpose", "movedim", "swapaxes", "swapdims", "moveaxis", "t", "adjoint", "mT", "T", "permute_copy")
+def permute(call: Call) -> Tensor:
+    x = call.args[0]
+    if call.name == "permute":
+        dims = call.args[1] if len(call.args) == 2 and not isinstance(call.args[1], int) else call.args[1:]
+        dims = dims or call.kwargs["dims"]
+        order = [d % x.dim() for d in dims]
+    elif call.name in ("transpose", "swapaxes", "swapdims"):
+        a, b = (d % x.dim() for d in (*call.args[1:], *call.kwargs.values()))
+        order = list(range(x.dim()))
+        order[a], order[b] = b, a
+    elif call.name in ("movedim", "moveaxis"):
+        given = [*call.args[1:], *call.kwargs.values()]
+        source, target = ([v] if isinstance(v, int) else list(v) for v in given)
+        # Let torch move the numbers of the axes, written as sizes.
+        order = [n - 1 for n in torch.empty([*range(1, x.dim() + 1)], device="meta").movedim(source, target).shape]
+    else:
+        order = [1, 0]
+    layout = call.layout(x)
+    return call.mode.mark(call.run(), [layout[j] for j in order])
+
+
+@rule("unsqueeze")
+def unsqueeze(call: Call) -> Tensor:
+    x, dim = call.args[0], call.argument(1, "dim")
+    layout = list(call.layout(x))
+    layout.insert(dim % (x.dim() + 1), None)
+    return call.mode.mark(call.run(), layout)
+
+
+@rule("squeeze")
+def squeeze(call: Call) -> Tensor:
+    x, dims = call.args[0], call.argument(1, "dim")
+    if dims is None:
+        dims = tuple(range(x.dim()))
+    chosen = {d % x.dim() for d in ((dims,) if isinstance(dims, int) else dims)}
+    layout = [a for j, a in enumerate(call.layout(x)) if not (j in chosen and x.shape[j] == 1)]
+    return call.mode.mark(call.run(), layout)
+
+
+@rule("expand", "expand_as", "repeat", "broadcast_to", "tile", "repeat_interleave")
+def expand(call: Call) -> Tensor:
+    x = call.args[0]
+    out = call.run()
+    layout: list[Axis] = [None] * (out.dim() - x.dim()) + list(call.layout(x))
+    for axis, n in zip(layout, out.shape, strict=True):
+        if axis is not None and n != call.refinement.size(axis):
+            raise call.refuse("repeats an axis of space", "upsample by interpolate, or use method='lattice'")
+    return call.mode.mark(out, layout)
+
+
+@rule("flatten", "reshape", "view", "unflatten", "view_as", "reshape_as")
+def reshape(call: Call) -> Tensor:
+    x = call.args[0]
+    if call.name == "flatten":
+        start, end = (d % x.dim() for d in (call.argument(1, "start_dim", 0), call.argument(2, "end_dim", -1)))
+        shape = [*x.shape[:start], prod(x.shape[start : end + 1]), *x.shape[end + 1 :]]
+    elif call.name == "unflatten":
+        dim = call.argument(1, "dim") % x.dim()
+        shape = [*x.shape[:dim], *call.argument(2, "sizes"), *x.shape[dim + 1 :]]
+    elif call.name in ("view_as", "reshape_as"):
+        shape = list(call.args[1].shape)
+    else:
+        given = call.args[1:] or (call.kwargs.get("shape") or call.kwargs["size"],)
+        if isinstance(given[0], torch.dtype):
+            raise call.refuse("reinterprets bits", "use method='lattice'")
+        shape = list(given[0]) if isinstance(given[0], list | tuple | torch.Size) else list(given)
+    atoms = _atoms(call.layout(x), x.shape, call.refinement)
+    # Sizes taken from tensors are fine ones; sizes written into the network are native ones and come first, because a
+    # dense head `view(-1, 4096)` would swallow a refinement as further cases.
+    for native in (True, False):
+        found = _grouped(atoms, shape, native)
+        if found is not None:
+            layout, sizes = found
+            return call.mode.mark(x.reshape(sizes), layout)
+    raise call.refuse(
+        f"to {tuple(shape)} mixes space with channels, or is tied to the native size",
+        "flatten whole axes, or use method='lattice'",
+    )
+
+
+def _atoms(layout: Layout, shape: Sequence[int], grid: Refinement) -> list[Atom]:
+    atoms: list[Atom] = []
+    for axis, n in zip(layout, shape, strict=True):
+        if axis is None or (isinstance(axis, Tokens) and axis.extra):
+            native = n if axis is None else axis.extra + prod(f.n for f in axis.factors)  # type: ignore[union-attr]
+            atoms.append((axis, n, native))
+            continue
+        for factor in (axis,) if isinstance(axis, Space) else axis.factors:
+            if isinstance(factor, int):
+                atoms.append((None, factor, factor))
+            else:
+                atoms.append((factor, grid.fine(factor), factor.n))
+    return atoms
+
+
+def _grouped(atoms: Sequence[Atom], shape: Sequence[int], native: bool) -> tuple[list[Axis], list[int]] | None:
+    """The layout and fine sizes of a reshape, its numbers read as fine or as native ones; None if they do not fit."""
+    which = 2 if native else 1
+    total = prod(a[which] for a in atoms)
+    wanted = list(shape)
+    if wanted.count(-1) == 1:
+        known = prod(n for n in wanted if n != -1)
+        if known == 0 or total % known:
+            return None
+        wanted[wanted.index(-1)] = total // known
+    if prod(wanted) != total:
+        return None
+    layout: list[Axis] = []
+    sizes: list[int] = []
+    rest = [list(a) for a in atoms]
+    for n in wanted:
+        taken: list[list[Any]] = []
+        have = 1
+        while have < n and rest:
+            what, fine, size = rest[0]
+            length = (fine, fine, size)[which] if what is not None else fine
+            need = n // have
+            if n % have == 0 and need % length == 0:
+                taken.append(rest.pop(0))
+                have *= length
+            elif what is None and n % have == 0 and length % need == 0:
+                taken.append([None, need, need])
+                rest[0] = [None, length // need, length // need]
+                have *= need
+            else:
+                return None
+        if have != n:
+            return None
+        taken = [t for t in taken if t[0] is not None or t[1] > 1]
+        sizes.append(prod(t[1] for t in taken))
+        layout.append(_axis(taken))
+    if any(r[0] is not None or r[1] > 1 for r in rest):
+        return None
+    return layout, sizes
+
+
+def _axis(taken: Sequence[Sequence[Any]]) -> Axis:
+    kinds = [t[0] for t in taken]
+    if all(k is None for k in kinds):
+        return None
+    if len(kinds) == 1:
+        return kinds[0]
+    if all(isinstance(k, Space) for k in kinds):
+        return Tokens(tuple(kinds))
+    merged: list[int | Space] = []
+    for what, fine, _ in taken:
+        if what is None and merged and isinstance(merged[-1], int):
+            merged[-1] *= fine
+        else:
+            merged.append(fine if what is None else what)
+    return Mixed(tuple(merged))
+
+
+@rule("cat", "concat", "concatenate", "stack")
+def cat(call: Call) -> Tensor:
+    parts = list(call.argument(0, "tensors"))
+    dim = call.argument(1, "dim", 0)
+    layouts = [call.layout(p) for p in parts]
+    if call.name == "stack":
+        return call.mode.mark(call.run(), _inserted(_common(call, layouts), dim))
+    dim %= parts[0].dim()
+    along = [layout[dim] for layout in layouts]
+    common = list(_common(call, [(*layout[:dim], None, *layout[dim + 1 :]) for layout in layouts]))
+    points = [axis for axis in along if axis is not None]
+    if points:
+        before = parts[: along.index(points[0])]
+        if len(points) > 1 or along[-1] is None or isinstance(points[0], Mixed):
+            raise call.refuse("joins fields end to end", "join along channels, or use method='lattice'")
+        last = points[0]
+        factors = last.factors if isinstance(last, Tokens) else (last,)
+        extra = sum(p.shape[dim] for p in before) + (last.extra if isinstance(last, Tokens) else 0)
+        common[dim] = Tokens(factors, extra)  # type: ignore[arg-type]
+    return call.mode.mark(call.run(), common)
+
+
+def _common(call: Call, layouts: list[Layout]) -> Layout:
+    from sciops.models.conversion.pointwise import broadcast
+
+    return broadcast(call, layouts)
+
+
+def _inserted(layout: Layout, dim: int) -> Layout:
+    at = dim % (len(layout) + 1)
+    return (*layout[:at], None, *layout[at:])
+
+
+@rule("chunk", "split", "unbind", "tensor_split", "split_with_sizes", "unsafe_chunk", "unsafe_split")
+def chunk(call: Call) -> Any:
+    x = call.args[0]
+    position = 1 if call.name == "unbind" else 2
+    dim = call.argument(position, "dim", 0) % x.dim()
+    layout = call.layout(x)
+    if layout[dim] is not None:
+        raise call.refuse("cuts an axis of space into pieces", "use method='lattice'")
+    out = call.run()
+    rest = (*layout[:dim], *layout[dim + 1 :]) if call.name == "unbind" else layout
+    for part in out:
+        call.mode.mark(part, rest)
+    return out
+
+
+@rule("roll")
+def roll(call: Call) -> Tensor:
+    x, shifts, dims = call.args[0], call.argument(1, "shifts"), call.argument(2, "dims")
+    if dims is None:
+        raise call.refuse("rolls a flattened tensor", "name the axes")
+    shifts, dims = ((v,) if isinstance(v, int) else tuple(v) for v in (shifts, dims))
+    layout, moved = call.layout(x), []
+    for shift, dim in zip(shifts, dims, strict=True):
+        axis = layout[dim]
+        if isinstance(axis, Tokens | Mixed):
+            raise call.refuse("rolls a flattened axis of space", "roll before flattening")
+        if isinstance(axis, Space) and call.refinement.kind[axis.axis] == "vertex" and shift:
+            raise call.refuse("rolls an axis with walls", "use a periodic grid")
+        moved.append(shift if axis is None else shift * call.refinement.scale[axis.axis])
+    call.note("native shift times the refinement", True)
+    return call.mode.mark(torch.roll(x, moved, dims), layout)
+
+
+@rule("__getitem__", "narrow", "select")
+def getitem(call: Call) -> Tensor:
+    """Slices. On axes of space a:−b counts native points, a bare end :m is a size of the network's own tensors, a step
+    is a stride; one row is refused."""
+    x = call.args[0]
+    if call.name != "__getitem__":
+        raise call.refuse("names grid points by number", "slice with [...]")
+    index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
+    if any(isinstance(i, Tensor | list) for i in index):
+        raise call.refuse("picks points by an index tensor", "use method='lattice'")
+    used = sum(i is not None and i is not Ellipsis for i in index)
+    if Ellipsis in index:
+        at = index.index(Ellipsis)
+        index = (*index[:at], *(slice(None),) * (x.dim() - used), *index[at + 1 :])
+    layout, out, dim = list(call.layout(x)), x, 0
+    for item in index:
+        if item is None:
+            out = out.unsqueeze(dim)
+            layout.insert(dim, None)
+            dim += 1
+            continue
+        axis = layout[dim]
+        if axis is None or item == slice(None):
+            out = out[(slice(None),) * dim + (item,)]
+            if isinstance(item, int):
+                layout.pop(dim)
+            else:
+                dim += 1
+            continue
+        out, new = _cut(call, out, dim, axis, item, layout)
+        if isinstance(item, int):
+            layout.pop(dim)
+        else:
+            layout[dim] = new
+            dim += 1
+    return call.mode.mark(out, layout)
+
+
+def _cut(call: Call, x: Tensor, dim: int, axis: Axis, item: Any, layout: list[Axis]) -> tuple[Tensor, Axis]:
+    picked = x[(slice(None),) * dim + (item,)]
+    if isinstance(axis, Tokens) and axis.extra:
+        if isinstance(item, int) and 0 <= item < axis.extra:
+            return picked, None
+        if isinstance(item, slice) and item.step in (None, 1):
+            start, stop = item.start or 0, item.stop
+            if start == axis.extra and stop is None:
+                return picked, Tokens(axis.factors) if len(axis.factors) > 1 else axis.factors[0]
+            if stop is not None and 0 < stop <= axis.extra:
+                return picked, None
+    if isinstance(item, int):
+        raise call.refuse(f"[{item}] names a grid row and not a place", "evaluate at a coordinate")
+    if not isinstance(axis, Space):
+        raise call.refuse("cuts a flattened axis of space", "cut before flattening, or use method='lattice'")
+    grid = call.refinement
+    s, ends = grid.scale[axis.axis], grid.kind[axis.axis] == "vertex"
+    start, stop, step = item.start or 0, item.stop, item.step or 1
+    if step > 1:
+        if start or stop is not None or dim != x.dim() - 1:
+            if start or stop is not None:
+                raise call.refuse(f"[{start}:{stop}:{step}] takes a part of every so many points", "slice twice")
+            moved = call.mode.mark(x.movedim(dim, -1), [*layout[:dim], *layout[dim + 1 :], axis])
+            out = every(call, moved, step)
+            new = call.layout(out)[-1]
+            return out.movedim(-1, dim), new
+        out = every(call, call.mode.mark(x, layout), step)
+        return out, call.layout(out)[-1]
+    if start < 0 or (stop is not None and stop >= 0 and start > 0):
+        raise call.refuse(f"[{start}:{stop}] names grid rows and not places", "cut with [a:-b]")
+    cut_end = 0
+    if stop is not None and stop < 0:
+        cut_end = -stop
+    elif stop is not None:
+        m, rest = divmod(stop - 1, s) if ends else divmod(stop, s)
+        m += int(ends)
+        if rest or m > axis.n:
+            raise call.refuse(
+                f"[:{stop}] is no level of a grid refined {s} times", "take the size from a tensor of the network"
+            )
+        cut_end = axis.n - m
+    n = axis.n - start - cut_end
+    period = None if axis.period is None or n < axis.period else axis.period
+    new = Space(axis.axis, n, period)
+    return x.narrow(dim, s * start, grid.fine(new)), new
