@@ -10,7 +10,7 @@ from torch import nn
 
 from sciops.core.errors import UsageError
 from sciops.models.compressed.layer import CompressedConv, scheme_named
-from sciops.models.compressed.scheme import Rank, RankTooSmall, describe, resolve
+from sciops.models.compressed.scheme import Rank, Scheme, describe, resolve, shared_budget
 from sciops.models.compressed.shape import DENSE, ConvShape, Dense
 
 
@@ -64,9 +64,10 @@ def compress(
 ) -> nn.Module:
     """The network with every Conv{1,2,3}d and ConvTranspose{1,2,3}d in factored form; a copy unless `inplace`.
 
-    rank       as in `CompressedConv`, "auto" (leaves out the share `tolerance` of each kernel's energy), or one of
-               these for each layer's name (or pattern); a number larger than the full rank of some layers, but not of
-               all, is limited to full there
+    rank       a number, limited to full in layers where it is larger (an error if in all); "auto" (leaves out the share
+               `tolerance` of each kernel's energy); a fraction of the weights of all replaced layers together, ranks in
+               proportion to their widths (`shared_budget`); or a mapping from names or patterns to what
+               `CompressedConv` takes, where a fraction is one of that layer
     init       "scratch": fresh factors with the variance of fresh dense layers; "from_dense": truncated from the
                present weights
     skip       names or patterns (`head`, `decoder.*`) of convolutions that stay dense
@@ -83,38 +84,27 @@ def compress(
     found = dict(_convolutions(module))
     _check_names(found, skip, rank)
     kept: list[Kept] = []
-    planned: dict[str, tuple[Dense, tuple[int, ...]]] = {}
-    limited: dict[str, int] = {}  # layers whose full rank is below the asked one
-    considered = 0
-    too_small: list[RankTooSmall] = []
+    candidates: dict[str, Dense] = {}
     for name, conv in found.items():
-        shape, asked = ConvShape.of(conv), _asked(name, rank)
         reason = _reason(module, name, conv, skip, scheme)
-        if asked is None:
-            reason = reason or "no rank was given for it"
-        if not reason and asked is not None:
-            most, considered = max(chosen.full(shape)), considered + 1
-            if isinstance(asked, int) and asked > most:
-                limited[name], asked = most, most
-            try:
-                ranks = resolve(chosen, shape, asked, shape.from_torch(conv.weight), tolerance)
-                planned[name] = (conv, ranks)
-                if keep_if_larger and chosen.weights(shape, ranks) >= shape.weights:
-                    del planned[name]
-                    reason = "its factors would have as many weights"
-            except RankTooSmall as error:
-                too_small.append(error)
-                reason = str(error).rstrip(".")
         if reason:
-            kept.append(Kept(name, describe(shape), reason))
-    if limited and len(limited) == considered:
-        name, most = max(limited.items(), key=lambda item: item[1])
-        raise UsageError(f"Rank {rank} is larger than full in every layer; the largest full rank is {most} ({name}).")
+            kept.append(Kept(name, describe(ConvShape.of(conv)), reason))
+        else:
+            candidates[name] = conv
+    planned = _plan(chosen, candidates, rank, tolerance) if candidates else {}
+    for name, conv in candidates.items():
+        shape = ConvShape.of(conv)
+        if name not in planned:
+            kept.append(Kept(name, describe(shape), "no rank was given for it"))
+        elif keep_if_larger and chosen.weights(shape, planned[name]) >= shape.weights:
+            kept.append(Kept(name, describe(shape), "its factors would have as many weights"))
+            del planned[name]
     if not planned:
-        raise too_small[0] if too_small else UsageError(_nothing(module, kept))
+        raise UsageError(_nothing(module, kept))
     replaced: list[Replaced] = []
     made: dict[int, CompressedConv] = {}
-    for name, (conv, ranks) in planned.items():
+    for name, ranks in planned.items():
+        conv = candidates[name]
         if id(conv) not in made:
             layer = made[id(conv)] = CompressedConv.like(conv, scheme, ranks, init)
             replaced.append(Replaced(name, describe(layer.shape), ranks, _count(conv), _count(layer)))
@@ -136,8 +126,9 @@ def _convolutions(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, De
     if isinstance(module, DENSE):
         yield prefix, module  # type: ignore[misc]
         return
-    for name, child in module.named_children():
-        yield from _convolutions(child, f"{prefix}.{name}" if prefix else name)
+    for name, child in module._modules.items():  # named_children() would name a layer that is used twice once
+        if child is not None:
+            yield from _convolutions(child, f"{prefix}.{name}" if prefix else name)
 
 
 def _reason(module: nn.Module, name: str, conv: Dense, skip: Sequence[str], scheme: str) -> str:
@@ -157,12 +148,30 @@ def _reason(module: nn.Module, name: str, conv: Dense, skip: Sequence[str], sche
     return ""
 
 
-def _asked(name: str, rank: Rank | Mapping[str, Rank]) -> Rank | None:
-    """The rank asked for one layer; of several patterns that fit, the last."""
-    if not isinstance(rank, Mapping):
-        return rank
-    matches = [value for pattern, value in rank.items() if fnmatchcase(name, pattern)]
-    return matches[-1] if matches else None
+def _plan(
+    scheme: Scheme, convs: Mapping[str, Dense], rank: Rank | Mapping[str, Rank], tolerance: float
+) -> dict[str, tuple[int, ...]]:
+    """The ranks of each layer; layers that a mapping does not name are left out."""
+    shapes = {name: ConvShape.of(conv) for name, conv in convs.items()}
+    if isinstance(rank, float):
+        return dict(zip(shapes, shared_budget(scheme, list(shapes.values()), rank), strict=True))
+    if isinstance(rank, int):
+        most = {name: max(scheme.full(shape)) for name, shape in shapes.items()}
+        name = max(most, key=lambda name: most[name])
+        if rank > most[name]:
+            raise UsageError(
+                f"Rank {rank} is larger than full in every layer; the largest full rank is {most[name]} ({name})."
+            )
+        return {name: resolve(scheme, shape, min(rank, most[name])) for name, shape in shapes.items()}
+    ranks = {}
+    for name, conv in convs.items():
+        asked: Rank | None = rank if not isinstance(rank, Mapping) else None
+        if isinstance(rank, Mapping):  # of several patterns that fit, the last
+            asked = next((value for pattern, value in reversed(list(rank.items())) if fnmatchcase(name, pattern)), None)
+        if asked is not None:
+            kernel = shapes[name].from_torch(conv.weight)
+            ranks[name] = resolve(scheme, shapes[name], asked, kernel, tolerance)
+    return ranks
 
 
 def _check_names(found: Mapping[str, Dense], skip: Sequence[str], rank: Rank | Mapping[str, Rank]) -> None:

@@ -7,8 +7,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-LETTERS = "abcdefgh"
-
 
 def rank_one_terms(x: Float[Tensor, "b *n"]) -> tuple[Float[Tensor, "b t"], list[Tensor]]:
     """x = Σ_t w_t v¹_t ⊗ … ⊗ v^d_t with orthonormal terms, w ≥ 0 falling: SVD along the smallest axis, then of each
@@ -46,11 +44,12 @@ def _nested(x: Tensor) -> tuple[Tensor, list[Tensor]]:
     ]
 
 
-def cp(x: Float[Tensor, "b *n"], rank: int, sweeps: int = 200, tolerance: float = 1e-7) -> list[Tensor]:
+def cp(x: Float[Tensor, "b *n"], rank: int, sweeps: int = 100, tolerance: float = 1e-6) -> list[Tensor]:
     """Factors (b, rank, n_j) with x ≈ Σ_r ⊗_j a^j_r: alternating least squares from the largest rank-one terms.
 
     With as many terms as `rank_one_terms` has it is exact without a sweep. A sweep never ends above the start: the
-    best factors seen are returned. Cost per sweep O(d · rank · Π n).
+    best factors seen are returned. Stops where a sweep lowers the error by less than the tolerance, relative to x.
+    Cost per sweep O(d · rank · Π n).
     """
     weights, vectors = rank_one_terms(x)
     d, kept = len(vectors), min(rank, weights.shape[1])
@@ -58,32 +57,36 @@ def cp(x: Float[Tensor, "b *n"], rank: int, sweeps: int = 200, tolerance: float 
     factors = [share * vector[:, :kept] for vector in vectors]
     if kept == weights.shape[1] or d < 3:
         return factors
-    axes = LETTERS[:d]
-    best, lowest = factors, _misfit(x, factors, axes)
+    unfolded = [unfold(x, j) for j in range(d)]
+    eye = torch.eye(kept, dtype=x.dtype, device=x.device)
+    size = float(x.norm())
+    best, lowest = factors, float(weights[:, kept:].norm())
     last = lowest
     for _ in range(sweeps):
         for j in range(d):
             others = [factors[m] for m in range(d) if m != j]
+            rows = _khatri_rao(others)  # (b, rank, Π of the other axes)
             gram = torch.stack([a @ a.mT for a in others]).prod(dim=0)
-            terms = ",".join(f"zr{axes[m]}" for m in range(d) if m != j)
-            right = torch.einsum(f"z{axes},{terms}->zr{axes[j]}", x, *others)
             ridge = torch.finfo(x.dtype).eps * gram.diagonal(dim1=1, dim2=2).mean(dim=1)  # keeps swamps solvable
-            eye = torch.eye(kept, dtype=x.dtype, device=x.device)
+            gram = gram + (ridge[:, None, None] + torch.finfo(x.dtype).tiny) * eye
             factors = [*factors]
-            factors[j] = torch.linalg.solve(gram + (ridge[:, None, None] + torch.finfo(x.dtype).tiny) * eye, right)
+            factors[j] = torch.linalg.solve(gram, rows @ unfolded[j].mT)
+        misfit = float((unfolded[d - 1] - factors[d - 1].mT @ rows).norm())
         factors = _balanced(factors)
-        misfit = _misfit(x, factors, axes)
         if misfit < lowest:
             best, lowest = factors, misfit
-        if not abs(last - misfit) > tolerance * last:
+        if not abs(last - misfit) > tolerance * size:
             break
         last = misfit
     return best
 
 
-def _misfit(x: Tensor, factors: Sequence[Tensor], axes: str) -> float:
-    terms = ",".join(f"zr{axis}" for axis in axes)
-    return float((x - torch.einsum(f"{terms}->z{axes}", *factors)).norm())
+def _khatri_rao(factors: Sequence[Tensor]) -> Tensor:
+    """Rows ⊗_j a^j_r, the first factor slowest."""
+    rows = factors[0]
+    for factor in factors[1:]:
+        rows = (rows[..., None] * factor[:, :, None]).flatten(2)
+    return rows
 
 
 def _balanced(factors: Sequence[Tensor]) -> list[Tensor]:

@@ -61,12 +61,7 @@ def merge_for_inference(module: nn.Module, example: Tensor, repeats: int = 10) -
             form, row = _fastest(name, layer, inputs.get(name), repeats)
             made[id(layer)] = form
             rows.append(row)
-    for parent in list(module.modules()):
-        if isinstance(parent, CompressedConv):
-            continue
-        for leaf, child in list(parent.named_children()):
-            if id(child) in made:
-                setattr(parent, leaf, made[id(child)])
+    exchange(module, made)
     module.merging = tuple(rows)  # type: ignore[assignment]
     return module.requires_grad_(False)
 
@@ -109,6 +104,15 @@ def captured(module: nn.Module, layers: dict[str, CompressedConv], example: Tens
         for handle in handles:
             handle.remove()
     return calls
+
+
+def exchange(module: nn.Module, made: dict[int, nn.Module]) -> None:
+    """Put made[id(layer)] in place of each factored layer, wherever it is used."""
+    for parent in list(module.modules()):
+        if not isinstance(parent, CompressedConv):
+            for leaf, child in list(parent._modules.items()):
+                if id(child) in made:
+                    setattr(parent, leaf, made[id(child)])
 
 
 def _fastest(name: str, layer: CompressedConv, args: tuple[Any, ...] | None, repeats: int) -> tuple[nn.Module, Merged]:

@@ -68,6 +68,9 @@ class PerKernel(Scheme):
     def full(self, shape: ConvShape) -> tuple[int, ...]:
         return (prod(shape.kernel) // max(shape.kernel),)
 
+    def unit(self, shape: ConvShape) -> int:
+        return 1  # the rank is about taps, not channels
+
     def weights(self, shape: ConvShape, ranks: Sequence[int]) -> int:
         return shape.out_channels * shape.inner * ranks[0] * sum(shape.kernel)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sciops.models.compressed.compress import compressed_layers
 from sciops.models.compressed.layer import CompressedConv
 from sciops.models.compressed.measure import flops, forward, kept_bytes, milliseconds
-from sciops.models.compressed.merge import captured
+from sciops.models.compressed.merge import captured, exchange
 from sciops.models.compressed.scheme import describe
 
 
@@ -40,7 +40,7 @@ class LayerReport:
 
     @property
     def effective(self) -> tuple[int, ...]:
-        """Ranks that hold 99 % of the present kernel's energy."""
+        """Ranks that hold 99 % of the present kernel's energy (for "cp" as many orthonormal terms, more than needed)."""
         shares = [values.square().cumsum(0) / values.square().sum() for values in self.spectrum]
         return tuple(int((share < 0.99).sum()) + 1 for share in shares)
 
@@ -102,13 +102,7 @@ def densified(module: nn.Module) -> nn.Module:
     if isinstance(module, CompressedConv):
         return module.to_dense()
     module = copy.deepcopy(module)
-    made: dict[int, nn.Module] = {}
-    for parent in list(module.modules()):
-        for leaf, child in list(parent.named_children()):
-            if isinstance(child, CompressedConv):
-                if id(child) not in made:
-                    made[id(child)] = child.to_dense()
-                setattr(parent, leaf, made[id(child)])
+    exchange(module, {id(layer): layer.to_dense() for layer in compressed_layers(module).values()})
     return module
 
 

@@ -51,6 +51,10 @@ class Scheme(ABC):
         """Falling values (n, full rank) for each rank: the squares of those beyond the rank add up to the squared
         error, or bound it (several ranks: their sum does)."""
 
+    def unit(self, shape: ConvShape) -> int:
+        """The rank that goes with the width of a layer: layers of one network get ranks in proportion to it."""
+        return max(shape.inner, shape.outer)
+
     def uniform(self, shape: ConvShape, rank: int) -> tuple[int, ...]:
         """One number for all ranks, each limited to its full value."""
         return tuple(min(rank, most) for most in self.full(shape))
@@ -121,6 +125,32 @@ def resolve(
     if min(ranks) < 1:
         raise UsageError(f"A rank is a positive number; got {rank!r}.")
     return ranks
+
+
+def shared_budget(scheme: Scheme, shapes: Sequence[ConvShape], share: float) -> list[tuple[int, ...]]:
+    """Ranks of several layers whose weights together are at most a share of the dense ones: the largest common multiple
+    of each layer's width, limited to its full rank. Narrow layers, at the ends of a network, so keep full rank, where
+    it costs little; a share of each layer would choke them."""
+    if not 0 < share <= 1:
+        raise UsageError(f"A fractional rank is a share of the dense weights, above 0 and at most 1; got {share:g}.")
+    dense = sum(shape.weights for shape in shapes)
+
+    def ranks(multiple: float) -> list[tuple[int, ...]]:
+        return [scheme.uniform(shape, max(1, int(multiple * scheme.unit(shape)))) for shape in shapes]
+
+    def total(multiple: float) -> int:
+        return sum(scheme.weights(shape, rank) for shape, rank in zip(shapes, ranks(multiple), strict=True))
+
+    if total(0) > share * dense:
+        raise RankTooSmall(
+            f"The {scheme.name} form has at least {total(0) / dense:.3g} of the dense weights (rank 1); got "
+            f"rank={share:g}; ask for more, or choose another scheme."
+        )
+    low, high = 0.0, float(max(max(scheme.full(shape)) for shape in shapes))
+    for _ in range(50):  # the number of weights does not fall as the multiple grows
+        middle = (low + high) / 2
+        low, high = (middle, high) if total(middle) <= share * dense else (low, middle)
+    return ranks(high if total(high) <= share * dense else low)
 
 
 def describe(shape: ConvShape) -> str:
