@@ -87,11 +87,13 @@ def march(
     dt: float,
     force: Callable[[float], Tensor] | None = None,
     keep: tuple[slice, ...] = (),
+    hold: Callable[[Tensor, float], None] | None = None,
 ) -> tuple[Float[Tensor, "n t *w"], Float[Tensor, " n"]]:
     """u at `times`, equally spaced from t = 0 in whole numbers of equal steps, and the defect of the last step.
 
     The numbers of `leapfrog` by the three-term recursion, which moves half the memory. `keep`: the part of space that
-    is stored. The defect is that of the central-difference equation, relative to M⁻¹K u: rounding, as it grew.
+    is stored. `hold(u, t)` writes given values into nodes that do not move freely, after every step. The defect is that
+    of the central-difference equation at the free nodes, relative to M⁻¹K u: rounding, as it grew.
     """
     gap = times[1] - times[0] if len(times) > 1 else times[0] or dt
     h = gap / max(1, math.ceil(gap / dt - 1e-9))
@@ -113,11 +115,14 @@ def march(
             else:
                 after = pull(now, t + k * h).mul_(h * h).add_(now, alpha=2)
                 after = after.addcmul_(backward, before, value=-1).mul_(implicit) if damped else after.sub_(before)
+            if hold is not None:
+                hold(after, t + (k + 1) * h)
             older, before, now = before, now, after
         t = end
         frames.append(now[window].clone())
     right = pull(before, t - h)
     left = (now - 2 * before + older) / h**2 + system.rate * (now - older) / (2 * h)
+    left = left * system.free
     size = torch.stack([left, right]).flatten(2).norm(dim=2).amax(0).clamp_min(1e-300)
     defect = (left - right).flatten(1).norm(dim=1) / size
     return torch.stack(frames, 1), defect if older is not before else torch.zeros_like(defect)

@@ -110,16 +110,17 @@ class Wave(Evolution):
         params["speed"] = self.speed * torch.cat([torch.ones_like(draws[:, :1]), ratios], 1)
         if self.source == "ricker":
             params["frequency"] = self.frequency[0] + (self.frequency[1] - self.frequency[0]) * draws[:, 2]
-        seeded = torch.tensor(seeds, dtype=torch.int64)
-        inputs = self._inputs(params, grid)
-        return Cases(self, grid, inputs, params, seeds=seeded, times=self.times).to(dtype=dtype, device=device)
+        made = self.cases_of(params, grid, self.times)
+        return replace(made, seeds=torch.tensor(seeds, dtype=torch.int64)).to(dtype=dtype, device=device)
 
-    def _inputs(self, params: dict[str, Tensor], grid: Grid) -> Field:
+    def cases_of(self, params: dict[str, Tensor], grid: Grid, times: tuple[float, ...]) -> Cases:
+        """Cases from parameters: position (n, 2), speed (n, layers) and, with a Ricker source, frequency (n)."""
         position = params["position"]
         x = grid.points(device=position.device).expand(len(position), -1, -1)
         made = self._formulas(params, x)
-        values = torch.stack([made[c.name].reshape(-1, *grid.shape) for c in self.inputs], 1)
-        return Field.steady(values.to(position.dtype), grid, [c.name for c in self.inputs])
+        values = torch.stack([made[c.name].reshape(-1, *grid.shape) for c in self.inputs], 1).to(position.dtype)
+        inputs = Field.steady(values, grid, [c.name for c in self.inputs])
+        return Cases(self, grid, inputs, params, times=times)
 
     def formula(self, cases: Cases, x: Float[Tensor, "n N d"]) -> dict[str, Float[Tensor, "n N"]]:
         return self._formulas(cases.params, x) if "position" in cases.params else {}
@@ -137,14 +138,22 @@ class Wave(Evolution):
 
     def semidiscrete(self, cases: Cases) -> WaveSystem:
         """M u″ + C u′ + K u = M f on the whole square, at the mesh width of the cases."""
-        grid = whole_square(cases.domain)
-        stiffness = self.density * self._cell_speeds(cases, grid).square()
         sides = {face: self.side(face) for face in FACES}
+        return self.assemble(self.stiffness(cases), cases.domain.spacing, sides)
+
+    def stiffness(self, cases: Cases) -> Float[Tensor, "m cx cy"]:
+        """μ = ρc² on the cells of the whole square; m = 1 where all cases share it."""
+        return self.density * self._cell_speeds(cases, whole_square(cases.domain)).square()
+
+    def assemble(
+        self, stiffness: Float[Tensor, "m cx cy"], spacing: Sequence[float], sides: Mapping[str, str]
+    ) -> WaveSystem:
+        """The problem's scheme on any rectangle of cells."""
         if self.scheme == "fd":
-            return difference_system(stiffness, grid.spacing, sides, self.density, self.damping)
+            return difference_system(stiffness, spacing, sides, self.density, self.damping)
         from sciops.numerics.wave_fem import element_system
 
-        return element_system(stiffness, grid.spacing, sides, self.density, self.damping, self.element)
+        return element_system(stiffness, spacing, sides, self.density, self.damping, self.element)
 
     def _cell_speeds(self, cases: Cases, grid: Grid) -> Float[Tensor, "m cx cy"]:
         """c on cells: by layers where the law made the case, else the root mean square of the corners; m = 1 where all
@@ -224,27 +233,36 @@ class Wave(Evolution):
         `label_error`: Richardson's ‖u_h − u_2h‖/((2^p − 1)‖u_h‖) over all frames, from runs with a half and a quarter
         of the intervals and steps; p is observed, ½ ≤ p ≤ 2. `residual`: defect of the last step's recursion.
         """
-        grid = whole_square(cases.domain)
-        frames, defect = self._run(cases, grid, window(cases.domain))
-        halves = [grid]
-        for _ in range(2):
-            halves.append(halves[-1].resized([max((n - 1) // 2 + 1, 4) for n in halves[-1].shape]))
-        runs = [frames] + [self._run(self._moved(cases, g), g)[0] for g in halves[1:]]
-        error = [
-            _label_error([run[i : i + 1] for run in runs], halves, window(cases.domain)) for i in range(len(cases))
-        ]
-        stats: dict[str, Any] = {
-            "residual": defect,
-            "label_error": torch.stack(error),
-            "label_method": "Richardson, observed order up to 2",
-        }
+        frames, stats = self.trusted(cases)
         answer = Field(frames[:, :, None], cases.domain, ("u",), cases.times)
         status = [Status.OK if fine else Status.NONFINITE for fine in answer.finite()]
         return Solution(answer, status, stats)
 
+    def trusted(
+        self, cases: Cases, read: Callable[[Tensor], Tensor] = lambda frames: frames
+    ) -> tuple[Float[Tensor, "n t ..."], dict[str, Any]]:
+        """`read` of the frames on the window, with residual, label error and its method as `reference` states them."""
+        grid, part = whole_square(cases.domain), window(cases.domain)
+        frames, defect = self._run(cases, grid, part)
+        grids = [grid]
+        for _ in range(2):
+            grids.append(grids[-1].resized([max((n - 1) // 2 + 1, 4) for n in grids[-1].shape]))
+        coarse = [self._run(self._moved(cases, g), g)[0] for g in grids[1:]]
+        values, errors = read(frames), []
+        for i in range(len(cases)):  # one at a time: a case alone has the bits of its batch, and memory stays small
+            lifted = [
+                resample(run[i][:, None], g, grid, "cubic")[:, 0] for run, g in zip(coarse, grids[1:], strict=True)
+            ]
+            half, quarter = (read(frame[(None, slice(None), *part)])[0] for frame in lifted)
+            first, second = (values[i] - half).norm(), (half - quarter).norm()
+            factor = richardson_factor(float(first), float(second), 2.0)
+            errors.append(first * factor / values[i].norm().clamp_min(1e-300))
+        method = "Richardson, observed order up to 2"
+        return values, {"residual": defect, "label_error": torch.stack(errors), "label_method": method}
+
     def _moved(self, cases: Cases, grid: Grid) -> Cases:
         if "position" in cases.params:
-            return replace(cases, domain=grid, inputs=self._inputs(cases.params, grid), history=None)
+            return self.cases_of(cases.params, grid, cases.times)
         return cases.on(grid)
 
     def _run(self, cases: Cases, grid: Grid, keep: tuple[slice, ...] = ()) -> tuple[Tensor, Tensor]:
@@ -253,6 +271,10 @@ class Wave(Evolution):
         fastest = self.fastest if "speed" in cases.params else float(self._cell_speeds(cases, grid).max())
         dt = self.courant * min(grid.spacing) / fastest
         return march(system, self._rest(cases, system), cases.times, dt, self.force(cases), keep)
+
+    def frames_of(self, cases: Cases) -> Float[Tensor, "n t *s"]:
+        """u on the grid of the cases at their times, without an estimate of its error."""
+        return self._run(cases, whole_square(cases.domain), window(cases.domain))[0]
 
     def invariants(self) -> dict[str, Callable[[Field], Float[Tensor, "n t"]]]:
         """Energy of the frames in a closed homogeneous medium that no force acts on; else nothing is conserved."""
@@ -299,17 +321,6 @@ def window(grid: Grid) -> tuple[slice, ...]:
     """Where the nodes of the grid are in `whole_square(grid)`."""
     first = [round(low / h) for low, h in zip(grid.lower, grid.spacing, strict=True)]
     return tuple(slice(k, k + n) for k, n in zip(first, grid.shape, strict=True))
-
-
-def _label_error(runs: list[Tensor], grids: list[Grid], part: tuple[slice, ...]) -> Tensor:
-    """Of one case: runs on the grid (already cut to the window), with half and with a quarter of the intervals."""
-
-    def on_finest(k: int) -> Tensor:
-        return resample(runs[k].transpose(0, 1), grids[k], grids[0], "cubic").transpose(0, 1)
-
-    half, quarter = (on_finest(k)[(slice(None), slice(None), *part)] for k in (1, 2))
-    first, second = (runs[0] - half).norm(), (half - quarter).norm()
-    return first * richardson_factor(float(first), float(second), 2.0) / runs[0].norm().clamp_min(1e-300)
 
 
 def check(wave: Wave) -> None:

@@ -10,6 +10,7 @@ from sciops.core.errors import UsageError
 from sciops.numerics.wave_fd import difference_system
 from sciops.numerics.wave_fem import element_system
 from sciops.numerics.wave_leapfrog import FACES, WaveSystem, leapfrog, march, ricker
+from sciops.numerics.wave_submodel import perimeter, submodel, trace_of
 
 SCHEMES = ("fd", "q1", "p1")
 
@@ -194,3 +195,42 @@ def test_the_wavelet_is_over_after_two_periods():
 def test_unknown_elements_are_named():
     with pytest.raises(UsageError, match="q1, p1"):
         element_system(rough(4, 4), (0.25, 0.25), {}, element="q2")
+
+
+def test_the_perimeter_goes_once_around():
+    i, j = perimeter((4, 3))
+    assert list(zip(i.tolist(), j.tolist(), strict=True)) == [
+        (0, 0), (1, 0), (2, 0), (3, 0), (3, 1), (3, 2), (2, 2), (1, 2), (0, 2), (0, 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["fd", "q1"])
+def test_a_submodel_repeats_the_whole_inside(scheme):
+    n, part = 16, slice(4, 13)
+    stiffness = rough(n, n, 2)
+    whole = build(scheme, stiffness, (1 / n, 1 / n), "absorbing", damping=0.5)
+    x, y = mesh(n, n)
+    u = torch.stack([torch.exp(-((x - a) ** 2 + (y - 0.5) ** 2) / 0.02) for a in (0.1, 0.5)])
+    dt = 0.01
+    times = tuple(k * dt for k in range(81))
+    frames, _ = march(whole, whole.rest(u), times, dt)
+    inside = build(scheme, stiffness[:, 4:12, 4:12], (1 / n, 1 / n), "dirichlet", damping=0.5)
+    window = frames[:, :, part, part]
+    # Driven at every step: the same numbers. The first case comes in from outside, the second starts inside.
+    found, defect = submodel(inside, trace_of(window), times, dt, start=window[:, 0])
+    assert torch.allclose(found, window, atol=1e-12) and float(window[:, -1].abs().max()) > 0.05
+    assert float(defect.max()) < 1e-11
+    # Driven by every fourth and every eighth step: fourth order in the gap.
+    errors = []
+    for k in (4, 8):
+        found, _ = submodel(inside, trace_of(window)[:, ::k], times[::k], dt, start=window[:, 0])
+        errors.append(float((found - window[:, ::k]).norm() / window[:, ::k].norm()))
+    assert errors[0] < 1e-2 and math.log2(errors[1] / errors[0]) > 2.5
+
+
+def test_a_trace_that_does_not_fit_is_refused():
+    system = build("fd", rough(4, 4), (0.25, 0.25))
+    with pytest.raises(UsageError, match="four or more equally spaced"):
+        submodel(system, torch.zeros(1, 3, 16, dtype=torch.float64), (0.0, 0.1, 0.2), 0.05)
+    with pytest.raises(UsageError, match=r"\(n, 4, 16\); got \(1, 4, 12\)"):
+        submodel(system, torch.zeros(1, 4, 12, dtype=torch.float64), (0.0, 0.1, 0.2, 0.3), 0.05)
