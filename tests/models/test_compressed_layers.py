@@ -26,8 +26,8 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_exact_at_full_rank(scheme: str, ndim: int) -> None:
     x = torch.randn(2, 4, *SIZES[ndim], dtype=torch.float64)
     settings = list(product((1, 2), (1, 2), (1, 2)))
-    if ndim == 3:
-        settings = [(1, 1, 2), (2, 2, 1)]
+    if ndim > 1:
+        settings = [(2, 1, 2), (1, 2, 1)]
     for mode, (stride, dilation, groups) in product(MODES, settings):
         options = {"stride": stride, "dilation": dilation, "groups": groups, "padding_mode": mode, "padding": 2}
         conv = CONV[ndim](4, 6, KERNELS[ndim], **options).double()  # type: ignore[arg-type]
@@ -158,10 +158,10 @@ def test_a_fraction_is_the_largest_rank_within_it(scheme: str) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_automatic_rank_keeps_the_energy(scheme: str) -> None:
     conv = nn.Conv2d(6, 8, 5, groups=2).double()
-    for tolerance in (0.3, 0.05):
+    for tolerance in (0.4, 0.02):
         layer = CompressedConv.from_dense(conv, scheme, "auto", tolerance)
         assert relative(layer.weight, conv.weight) ** 2 <= tolerance
-    smaller = CompressedConv.from_dense(conv, scheme, "auto", 0.3)
+    smaller = CompressedConv.from_dense(conv, scheme, "auto", 0.4)
     assert sum(smaller.ranks) < sum(layer.ranks)
 
 
@@ -188,17 +188,17 @@ def test_to_dense_and_state(scheme: str, transposed: bool) -> None:
 def test_fresh_layers_have_the_variance_of_dense_ones(scheme: str, rank: int, transposed: bool) -> None:
     """Root mean square over 100 seeds of the output's standard deviation; white input."""
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
-    x = torch.randn(4, 8, 12, 12)
+    x = torch.randn(4, 8, 9, 9)
     ours, theirs, least, most = 0.0, 0.0, float("inf"), 0.0
     with torch.no_grad():
         for seed in range(100):
             torch.manual_seed(seed)
-            y = CompressedConv2d(8, 12, 5, scheme=scheme, rank=rank, padding=2, transposed=transposed)(x)
+            y = CompressedConv2d(8, 12, 3, scheme=scheme, rank=rank, padding=1, transposed=transposed)(x)
             assert y.isfinite().all()
             variance = y.var().item()
             least, most = min(least, variance**0.5), max(most, variance**0.5)
             ours += variance / 100
-            theirs += kind(8, 12, 5, padding=2)(x).var().item() / 100
+            theirs += kind(8, 12, 3, padding=1)(x).var().item() / 100
     assert ours**0.5 == pytest.approx(theirs**0.5, rel=0.1)
     # The kernel's norm is set for every seed, so that no seed starts far away.
     assert least > 0.7 * theirs**0.5

@@ -24,7 +24,7 @@ NETWORKS = {
     "dilated": Dilated,
     "convlstm": ConvLSTM,
 }
-SCALES = {"periodic": ((2, 2), (3, 3), (2, 3), (4, 1)), "vertex": ((2, 2), (3, 2)), "cell": ((3, 3), (3, 5))}
+SCALES = {"periodic": ((2, 3), (4, 1)), "vertex": ((2, 3),), "cell": ((3, 5),)}
 
 
 def refined_shape(shape, scale, kind):
@@ -39,13 +39,13 @@ def shared(scale, kind):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_values_at_native_points_are_the_sources_to_the_bit(name, kind):
     torch.manual_seed(0)
-    net = trained(NETWORKS[name]())
-    operator = to_neural_operator(net, (32, 32), grid=kind)
+    net = trained(NETWORKS[name](), (16, 16))
+    operator = to_neural_operator(net, (16, 16), grid=kind)
     with torch.no_grad():
-        x = torch.randn(2, 1, 32, 32)
+        x = torch.randn(1, 1, 16, 16)
         assert torch.equal(operator(x), net(x))
         for scale in SCALES[kind]:
-            fine = torch.randn(2, 1, *refined_shape((32, 32), scale, kind))
+            fine = torch.randn(1, 1, *refined_shape((16, 16), scale, kind))
             here = shared(scale, kind)
             expected = net(fine[here].contiguous())
             assert expected.std() > 1e-3
