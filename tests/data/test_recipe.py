@@ -12,6 +12,8 @@ from sciops.data.recipe import load_recipe, parse_recipe
 
 FOLDER = Path(__file__).parents[2] / "datasets"
 SHIPPED = sorted(FOLDER.glob("*.yaml"))
+# Grids that must fit a lattice of the whole domain.
+FITTING = {"wave_window": (32, 32), "wave_trace": (32, 17), "wave_trace_coarse": (32, 17)}
 GOOD = {
     "problem": {"class_path": "sciops.problems.poisson.Poisson", "init_args": {"ndim": 2}},
     "grid": {"shape": [8, 8]},
@@ -101,10 +103,12 @@ def test_shipped_recipes_work_and_have_cards(path):
         assert f"**{heading}.**" in card
     assert "×".join(map(str, made.grid.shape)) in card
     assert ", ".join(f"{n} {s}" for s, n in made.splits.items()) in card
-    small = made.resized({"train": 2}, (17,) * made.grid.ndim)
+    shape = FITTING.get(path.stem, (17,) * made.grid.ndim)
+    small = made.resized({"train": 2}, shape)
     chunk = make_chunk(small, small.make_problem(), [0, 1])
     outputs = len(small.make_problem().outputs)
-    assert chunk.outputs.shape == (2, 1, outputs, *(17,) * made.grid.ndim) and str(chunk.outputs.dtype) == made.dtype
+    assert chunk.outputs.shape[0] == 2 and chunk.outputs.shape[2:] == (outputs, *shape)
+    assert str(chunk.outputs.dtype) == made.dtype
     assert (chunk.residual <= 10 * made.reference.tol).all()
 
 
