@@ -40,7 +40,7 @@ class LayerReport:
 
     @property
     def effective(self) -> tuple[int, ...]:
-        """Ranks that hold 99 % of the present kernel's energy (for "cp" as many orthonormal terms, more than needed)."""
+        """Ranks that hold 99 % of the present kernel's energy ("cp": so many orthonormal terms, more than needed)."""
         shares = [values.square().cumsum(0) / values.square().sum() for values in self.spectrum]
         return tuple(int((share < 0.99).sum()) + 1 for share in shares)
 
