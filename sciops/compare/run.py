@@ -221,7 +221,8 @@ class Comparison:
         contestants = {c.name: c for c in self.plan.solvers}
         for split, data in targets.items():
             if reference and not self.splits.extra:
-                found.append(shifted.transfer_reference_row(self.splits.test, data, split))
+                row = shifted.transfer_reference_row(self.splits.test, data, split)
+                found.append(replace(row, protocol=self.plan.protocol))
             for own in rows:
                 if not own.default or own.status not in ("ok", "partial"):
                     continue

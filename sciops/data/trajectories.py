@@ -102,7 +102,7 @@ def window_loader(rows: WindowRows, batch_size: int, seed: int, shuffle: bool, w
     """Batches whose order follows from (seed, epoch) alone."""
     return DataLoader(
         rows,
-        batch_size,
+        batch_size=batch_size,
         sampler=Shuffled(rows, seed) if shuffle else None,
         num_workers=workers,
         collate_fn=_as_is,

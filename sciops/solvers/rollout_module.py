@@ -90,7 +90,7 @@ class RolloutModule(OperatorModule):
 
     # ---- building
 
-    def prepare(self, train: Dataset, kept: list[str], encoder: Normaliser, decoder: Normaliser) -> None:
+    def prepare(self, train: Dataset, kept: list[str] | None, encoder: Normaliser, decoder: Normaliser) -> None:
         """Build the network for trajectories and fit both normalisers on all single calls in them. Nothing twice."""
         if self.net is not None:
             return

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from heat_problem import Heat
 
 from sciops.compare.check import check_solver
 from sciops.core.grid import Grid
@@ -36,7 +37,10 @@ from sciops.solvers.pinn import PINN
 from sciops.solvers.plain_cg import PlainCG
 from sciops.solvers.pyamg_cg import PyamgCG
 from sciops.solvers.random_features import RandomFeatures
+from sciops.solvers.rollout import Rollout
+from sciops.solvers.rollout_wrapped import Rolled
 from sciops.solvers.sparse_direct import SparseDirect
+from sciops.solvers.time_stepper import TimeStepper
 
 DARCY, MADE = Darcy(law="lognormal"), Poisson(exact_solution="sin(a*x)*exp(y)", parameters={"a": [1, 2]})
 PERIODIC, NEUMANN = Poisson(condition="periodic", modes=8), Poisson(condition="neumann", modes=8)
@@ -142,6 +146,17 @@ def test_operator_learners(name: str, problem: Problem) -> None:
 def test_deep_conjugate_directions(problem: Problem) -> None:
     net = {"class_path": "sciops.models.dcdm.DCDM", "init_args": {"size": [1, 1, 1], "width": 8}}
     assert not broken(ConjugateDirections(net, steps=120, lr=5e-3, harvest=2), problem)
+
+
+@pytest.mark.parametrize("name", ["TimeStepper", "Rollout", "Rolled"])
+def test_solvers_of_problems_that_move(name: str) -> None:
+    settings = {"epochs": 2, "batch_size": 8, "device": "cpu"}
+    solvers = {
+        "TimeStepper": TimeStepper(),
+        "Rollout": Rollout(NETS["UNet"], residual=True, **settings),
+        "Rolled": Rolled(OperatorSolver(NETS["UNet"], **settings)),
+    }
+    assert not broken(solvers[name], Heat(dim=2, frames=4))
 
 
 def test_energy_descent() -> None:
