@@ -90,7 +90,7 @@ class Window:
         lead = self.x.dim() - self.d
         for j, space in enumerate(found):
             y = y.narrow(lead + j, 0, grid.fine(space))
-        y = self.call.stamped(y, found, lambda: native(self.call.native(self.x, self.spaces)), facts)
+        y = self.call.stamped(y, found, self.call.native(self.x, self.spaces), native, facts)
         return self.call.mode.mark(y, (*self.call.layout(self.x)[:lead], *found))
 
 

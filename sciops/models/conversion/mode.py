@@ -91,20 +91,26 @@ class Call:
         return (..., *(slice(o(a.axis), None, s[a.axis]) for a in spaces))
 
     def stamped(
-        self, y: Tensor, spaces: Sequence[Space], source: Callable[[], Tensor], facts: tuple[Any, ...] | None
+        self,
+        y: Tensor,
+        spaces: Sequence[Space],
+        x: Tensor,
+        source: Callable[[Tensor], Tensor],
+        facts: tuple[Any, ...] | None,
     ) -> Tensor:
-        """y (…, *fine) with the source's own values at native points, where they differ in a bit.
+        """y (…, *fine) with the source's own values at native points, where they differ in a bit; x: its native input.
 
         Kernels of libraries choose their order of summation by sizes, so that one sum may be rounded in two ways. It is
-        compared once for each call of the same sizes (`facts`; None: depends on values too, always stamped).
+        compared for each call of the same sizes (`facts`; None: it depends on values too) until it agreed on an input
+        without channels of zeros, with which every order would agree.
         """
         key = None if facts is None else (self.name, *facts, tuple(y.shape), y.dtype, y.device, torch.get_num_threads())
         if key is not None and self.mode.trusted.get(key):
             return y
-        values = source()
-        here = self._native(spaces)
+        values, here = source(x), self._native(spaces)
         if key is not None and torch.equal(y[here], values):
-            self.mode.trusted[key] = True
+            filled = (x != 0).to(torch.float32).mean([j for j in range(x.dim()) if j != 1])
+            self.mode.trusted[key] = bool((filled > 0.1).all())
             return y
         y = y.clone()
         y[here] = values

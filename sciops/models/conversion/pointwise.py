@@ -63,7 +63,8 @@ def _vectorised(call: Call, out: Tensor, layout: Layout) -> Tensor:
     if not spaces or layout[-len(spaces) :] != tuple(spaces) or call.name.endswith("_") or out.numel() % VECTOR == 0:
         return out
     x = call.args[0]
-    return call.stamped(out, spaces, lambda: call.func(call.native(x, spaces), *call.args[1:], **call.kwargs), None)
+    native = call.native(x, spaces)
+    return call.stamped(out, spaces, native, lambda b: call.func(b, *call.args[1:], **call.kwargs), None)
 
 
 @rule(*SAME)
