@@ -1,7 +1,7 @@
 """Factored convolutions beside dense ones: operations, kept memory and time of forward and training step.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/compression_speed.py
-    python experiments/benchmarks/compression_speed.py --ndim 3 --size 24 --kernel 3 --channels 32 --batch 2 --device cuda
+    python experiments/benchmarks/compression_speed.py --ndim 3 --size 24 --kernel 3 --batch 2 --device cuda
 
 One layer, C → C channels, at ranks that have the given fractions of its weights, on random fields. "factors": as 1-D
 filters and pointwise maps in sequence; "tuned": the run of neighbouring factors that is fastest in training multiplied
