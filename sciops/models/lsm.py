@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sciops.core.errors import UsageError
 from sciops.models.boundary import ZEROS, ghost_mode, per_axis
-from sciops.models.lsm_unet import SpectralUNet, pad_behind
+from sciops.models.lsm_unet import SpectralUNet, pad_behind, pointwise
 from sciops.models.vcycle import CONV
 
 PADDINGS = ("boundary", "zeros")
@@ -83,11 +83,11 @@ class LSM(nn.Module):
         v = torch.cat([x, self._coordinates(x)], dim=1)
         if self.channels_last:
             v = v.contiguous(memory_format=torch.channels_last)
-        v = pad_behind(self.lift(v), sizes, self.modes, f"{self.unet.levels} levels")
+        v = pad_behind(pointwise(self.lift, v), sizes, self.modes, f"{self.unet.levels} levels")
         v = self.unet(v, patch)
         for axis, n in enumerate(shape, start=2):
             v = v.narrow(axis, 0, n)
-        return self.project2(F.gelu(self.project1(v)))
+        return pointwise(self.project2, F.gelu(pointwise(self.project1, v)))
 
     def padded(self, shape: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Padded grid, and points of a patch, per axis."""

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,61 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sciops.core.errors import UsageError
+
+
+class TrigonometricSeries(torch.autograd.Function):
+    """Σᵢ [αᵢ sin iθ + βᵢ cos iθ] = Re Σᵢ (βᵢ − √−1 αᵢ) e^{√−1 iθ},  θ = π z/N,  weights (c, 2N): α, then β.
+
+    Horner's rule: one sine and one cosine an element. Backward evaluates the derivative's series the same way, so that
+    only z is kept, not the 2N waves or the partial sums; it is made of differentiable operations itself.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, weights: Tensor) -> Tensor:
+        n = weights.shape[1] // 2
+        theta = z * (math.pi / n)
+        return horner(theta.cos(), theta.sin(), *weights.t().split(n))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        z, weights = ctx.saved_tensors
+        n = weights.shape[1] // 2
+        theta, (alpha, beta) = z * (math.pi / n), weights.t().split(n)
+        cos, sin = theta.cos(), theta.sin()
+        order = torch.arange(n, device=z.device, dtype=z.dtype).unsqueeze(1) * (math.pi / n)
+        by_z = grad * horner(cos, sin, -order * beta, order * alpha)
+        rows = tuple(range(z.ndim - 1))
+        sines, cosines = [torch.zeros_like(alpha[0])], [grad.sum(rows)]
+        real, imag = grad, torch.zeros_like(grad)
+        for _ in range(1, n):
+            real, imag = (
+                torch.addcmul(real * cos, imag, sin, value=-1),
+                torch.addcmul(imag * cos, real, sin),
+            )
+            sines.append(imag.sum(rows))
+            cosines.append(real.sum(rows))
+        return by_z, torch.stack(sines + cosines, 1)
+
+
+def horner(cos: Tensor, sin: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """Σᵢ αᵢ sin iθ + βᵢ cos iθ from cos θ and sin θ; rows i of the weights. Recurrences in 2 cos θ alone would amplify
+    rounding errors near θ = 0."""
+    n = len(alpha)
+    if n == 1:
+        return beta[0].expand_as(cos).clone()
+    real, imag = beta[n - 1].expand_as(cos), -alpha[n - 1].expand_as(cos)
+    for i in range(n - 2, 0, -1):
+        real, imag = (
+            torch.addcmul(torch.addcmul(beta[i], cos, real), sin, imag, value=-1),
+            torch.addcmul(torch.addcmul(-alpha[i], sin, real), cos, imag),
+        )
+    return torch.addcmul(torch.addcmul(beta[0], cos, real), sin, imag, value=-1)
 
 
 class SpectralBlock(nn.Module):
@@ -25,8 +81,8 @@ class SpectralBlock(nn.Module):
 
     How it is computed: z₀ Kᵀ = (z₀ W_K) xᵀ, the weighted mean of the values is W_V applied to the weighted mean of
     the points, and Q zᵀ = x (z W_Q)ᵀ + z b_Q; keys, values and queries of the points are never formed, and all is
-    products with h·T columns. The series is evaluated by Horner's rule in e^{iπz/N} (one sine and one cosine).
-    The field is copied once, into patches. Per point O(w h T) instead of O(w²), and O(T w²) per patch.
+    products with h·T columns. The field is copied once, into patches. Per point O(w h T) instead of O(w²), and O(T w²)
+    per patch. The series keeps the tokens alone for the backward pass (`TrigonometricSeries`).
     Attention and series run in float32 or better under any autocast: unscaled logits saturate in bfloat16.
     UsageError where the patch does not tile the grid. Wu, Hu, Luo, Wang, Long, "Solving high-dimensional PDEs with
     latent spectral models", ICML 2023.
@@ -80,20 +136,8 @@ class SpectralBlock(nn.Module):
         return z + (latent.reshape(t, width) + self.value.bias.to(dtype))
 
     def transition(self, z: Float[Tensor, "r t c"]) -> Float[Tensor, "r t c"]:
-        """z + Re Σᵢ (βᵢ − iαᵢ) e^{iθ i},  θ = π z/N."""
-        n = self.bases
-        alpha, beta = self.series.to(z.dtype).t().split(n)
-        theta = z * (math.pi / n)
-        cos, sin = theta.cos(), theta.sin()
-        real, imag = beta[n - 1].expand_as(z), -alpha[n - 1].expand_as(z)
-        for i in range(n - 2, 0, -1):
-            real, imag = (
-                torch.addcmul(torch.addcmul(beta[i], cos, real), sin, imag, value=-1),
-                torch.addcmul(torch.addcmul(-alpha[i], sin, real), cos, imag),
-            )
-        if n == 1:
-            return z + beta[0]
-        return torch.addcmul(torch.addcmul(z + beta[0], cos, real), sin, imag, value=-1)
+        """z + Σᵢ [αᵢ sin(π i z/N) + βᵢ cos(π i z/N)]."""
+        return z + TrigonometricSeries.apply(z, self.series.to(z.dtype))
 
     def decode(self, rows: Float[Tensor, "r l c"], z: Float[Tensor, "r t c"]) -> Float[Tensor, "r l c"]:
         """softmax_T(Q zᵀ) z for each patch."""

@@ -94,7 +94,7 @@ class SpectralUNet(nn.Module):
         y = self._process(skips[-1], -1, patch)
         for level in range(self.levels - 2, -1, -1):
             y = self.decoder[level](torch.cat([self._process(skips.pop(level), level, patch), self._upsample(y)], 1))
-        return self.head(y)
+        return pointwise(self.head, y)
 
     def _process(self, x: Tensor, level: int, patch: Sequence[int]) -> Tensor:
         return self.blocks[level](x, patch) if len(self.blocks) else x
@@ -116,6 +116,15 @@ class SpectralUNet(nn.Module):
                 if w:
                     y = y.narrow(axis, 2, 2 * n)
         return y
+
+
+def pointwise(conv: nn.Module, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n c_out *s"]:
+    """A convolution of size 1; where the channels lie together, as the matrix product that it is (PyTorch's own
+    convolution unfolds few channels first)."""
+    if x.stride(1) != 1:
+        return conv(x)
+    weight, bias = conv.weight.flatten(1), conv.bias  # type: ignore[operator]
+    return F.linear(x.movedim(1, -1), weight, bias).movedim(-1, 1)  # type: ignore[arg-type]
 
 
 def pad_behind(

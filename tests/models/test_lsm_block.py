@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sciops.models.lsm_block import SpectralBlock
+from sciops.models.lsm_block import SpectralBlock, TrigonometricSeries
 
 
 def random_block(width: int = 16, tokens: int = 4, bases: int = 12, heads: int = 8, seed: int = 0) -> SpectralBlock:
@@ -139,6 +139,16 @@ def test_zero_tokens_leave_the_field_alone() -> None:
             p.zero_()
     x = torch.randn(2, 16, 8, 8, dtype=torch.float64)
     assert torch.equal(block(x, (4, 4)), x)
+
+
+@pytest.mark.parametrize("bases", [1, 2, 5])
+def test_the_derivatives_of_the_series(bases: int) -> None:
+    z = torch.randn(3, 2, 4, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(4, 2 * bases, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(TrigonometricSeries.apply, (z, weights))
+    assert torch.autograd.gradgradcheck(TrigonometricSeries.apply, (z, weights))
+    mapped = torch.vmap(TrigonometricSeries.apply, (0, None))(z, weights)
+    assert torch.allclose(mapped, TrigonometricSeries.apply(z, weights), atol=1e-14)
 
 
 def test_the_series_of_small_and_large_tokens_in_single_precision() -> None:
