@@ -27,7 +27,7 @@ class Blocks:
     """An M × P matrix as parts that cover its columns, each with rows of its own.
 
     Products and the Gram matrix touch what is not zero: Σ_k m_k p_k and Σ_kl m_kl p_k p_l operations, m_kl the rows
-    that parts k and l share, instead of M P and M P². `add_gram` fills the lower triangle, as Cholesky's method reads it.
+    that parts k and l share, instead of M P and M P². `add_gram` fills the lower triangle alone, for Cholesky.
     """
 
     def __init__(self, count: int, parts: Sequence[Part]) -> None:

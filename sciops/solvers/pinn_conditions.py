@@ -105,6 +105,7 @@ def points_on(equation: Equation, condition: Condition, n: int, random: torch.Ge
     return x
 
 
+@torch.inference_mode(False)  # validation by Lightning forbids the derivatives that sizes are made of
 def system_residual(equation: Equation, trial: Trial, x: Float[Tensor, "N d"]) -> float:
     """How far a trial function is from satisfying several equations with their conditions: ε² = ε_Ω² + ε_Γ².
 
