@@ -1,15 +1,22 @@
 """Rollouts from the command line: fit, resume, test, predict, and the solver that reads the checkpoint."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
 from heat_problem import heat
 
 from sciops.cli import main
+from sciops.core.config import build
 from sciops.data.open import open_dataset
 from sciops.data.store import save_dataset
+from sciops.data.trajectories import TrajectoryData
 from sciops.data.windows import Windowed
 from sciops.solvers.rollout import Rollout
+from sciops.solvers.rollout_module import RolloutModule
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +71,20 @@ def test_fit_resume_test_and_predict(moving, tmp_path, capsys):
     assert torch.equal(predicted.values[:, :2], cases.history.values)
     solution = Rollout.from_checkpoint(best, device="cpu").solve(cases, test.grid)
     assert torch.allclose(predicted.values[:, 2:], solution.field.values, atol=1e-6)
+
+
+CONFIGS = sorted((ROOT / "experiments").glob("navier_stokes/*.yaml")) + sorted(
+    (ROOT / "experiments").glob("wave/*.yaml")
+)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_configurations_that_come_with_sciops(path):
+    config = yaml.safe_load(path.read_text())
+    model = build(config["model"], RolloutModule)
+    made = config["data"]["init_args"]
+    data = TrajectoryData(**made)
+    assert (ROOT / made["source"]).is_file()
+    if "_to_" in path.stem:
+        assert path.stem.endswith(data.window.name)  # a protocol is named by its file, too
+    assert model.hparams["strategy"] in ("one_step", "unrolled", "pushforward")
