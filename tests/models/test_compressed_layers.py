@@ -25,10 +25,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_exact_at_full_rank(scheme: str, ndim: int) -> None:
     x = torch.randn(2, 4, *SIZES[ndim], dtype=torch.float64)
-    settings = list(product((1, 2), (1, 2), (1, 2)))
-    if ndim > 1:
-        settings = [(2, 1, 2), (1, 2, 1)]
-    for mode, (stride, dilation, groups) in product(MODES, settings):
+    for mode, (stride, dilation, groups) in product(MODES, [(2, 1, 2), (1, 2, 1)]):
         options = {"stride": stride, "dilation": dilation, "groups": groups, "padding_mode": mode, "padding": 2}
         conv = CONV[ndim](4, 6, KERNELS[ndim], **options).double()  # type: ignore[arg-type]
         layer = CompressedConv.from_dense(conv, scheme, "full")
@@ -40,7 +37,7 @@ def test_exact_at_full_rank(scheme: str, ndim: int) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_transposed_exact_at_full_rank(scheme: str, ndim: int) -> None:
     x = torch.randn(2, 4, *SIZES[ndim], dtype=torch.float64)
-    for stride, dilation, groups in product((1, 2), (1, 2), (1, 2)):
+    for stride, dilation, groups in ((1, 1, 2), (1, 2, 1), (2, 1, 1), (2, 2, 2)):
         options = {"stride": stride, "dilation": dilation, "groups": groups, "padding": 1}
         conv = CONV_TRANSPOSE[ndim](4, 6, KERNELS[ndim], output_padding=stride - 1, **options).double()  # type: ignore[arg-type]
         layer = CompressedConv.from_dense(conv, scheme, "full")
@@ -183,12 +180,15 @@ def test_to_dense_and_state(scheme: str, transposed: bool) -> None:
     assert torch.equal(twin(x), layer(x))
 
 
-@pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize(("scheme", "rank"), [("perkernel", 1), ("succession", 4), ("cp", 8), ("tucker", 4), ("tt", 4)])
+@pytest.mark.parametrize(
+    ("scheme", "rank", "transposed"),
+    [(*pair, False) for pair in (("perkernel", 1), ("succession", 4), ("cp", 8), ("tucker", 4), ("tt", 4))]
+    + [("perkernel", 1, True), ("succession", 4, True)],
+)
 def test_fresh_layers_have_the_variance_of_dense_ones(scheme: str, rank: int, transposed: bool) -> None:
     """Root mean square over 100 seeds of the output's standard deviation; white input."""
     kind = nn.ConvTranspose2d if transposed else nn.Conv2d
-    x = torch.randn(4, 8, 9, 9)
+    x = torch.randn(4, 8, 7, 7)
     ours, theirs, least, most = 0.0, 0.0, float("inf"), 0.0
     with torch.no_grad():
         for seed in range(100):
