@@ -161,7 +161,8 @@ class NavierStokes(Evolution):
             distances.append(
                 _relative(finest, [coarse.resized(found[k], finest) for k in moved], [frames[k] for k in moved])
             )
-        error = extrapolated(*distances, ORDER[self.scheme]) + torch.finfo(cases.dtype).eps
+        near, far = distances
+        error = extrapolated(near, far, ORDER[self.scheme]) + torch.finfo(cases.dtype).eps
         values = torch.stack(
             [state[:, 0] if when == t else finest.grid(frame) for when, frame in zip(cases.times, frames, strict=True)],
             1,
