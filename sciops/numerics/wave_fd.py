@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,7 +23,7 @@ def difference_system(
     element with the trapezoidal rule: M and K are symmetric, the scheme is of second order.
     Sides: `WaveSystem`'s; absorbing ones add √(ρμ) times half of each adjoining boundary edge to the damping.
     λ_max ≤ max μ/ρ · 4(1/hx² + 1/hy²), hence the largest step. n may be 1: one medium for all cases.
-    Cost a step: 10 N operations; memory: two arrays of the size of u.
+    Cost a step: 10 N operations; memory: five coefficients a node, once for all cases or once a case.
     """
     hx, hy = spacing
     nx, ny = stiffness.shape[1] + 1, stiffness.shape[2] + 1
@@ -32,17 +31,23 @@ def difference_system(
     along_x = _halves(stiffness, 2) * (hy / hx)  # (n, nx−1, ny)
     along_y = _halves(stiffness, 1) * (hx / hy)  # (n, nx, ny−1)
     mass, free = node_mass(nx, ny, hx, hy, density, stiffness), held(nx, ny, sides, stiffness)
+    # Coefficients of the four neighbours, and minus their sum: five products a node, the least memory traffic.
     inverse = free / mass
+    east, west = along_x * inverse[:-1], along_x * inverse[1:]
+    north, south = along_y * inverse[:, :-1], along_y * inverse[:, 1:]
+    centre = east.new_zeros(len(stiffness), nx, ny)
+    for part, coefficient in ((centre[:, :-1], east), (centre[:, 1:], west)):
+        part.sub_(coefficient)
+    for part, coefficient in ((centre[:, :, :-1], north), (centre[:, :, 1:], south)):
+        part.sub_(coefficient)
 
     def restore(u: Tensor) -> Tensor:
-        flux = along_x * (u[:, 1:] - u[:, :-1])
-        out = torch.zeros_like(u)
-        out[:, :-1] += flux
-        out[:, 1:] -= flux
-        flux = along_y * (u[:, :, 1:] - u[:, :, :-1])
-        out[:, :, :-1] += flux
-        out[:, :, 1:] -= flux
-        return out.mul_(inverse)
+        out = centre * u
+        out[:, :-1].addcmul_(east, u[:, 1:])
+        out[:, 1:].addcmul_(west, u[:, :-1])
+        out[:, :, :-1].addcmul_(north, u[:, :, 1:])
+        out[:, :, 1:].addcmul_(south, u[:, :, :-1])
+        return out
 
     largest = difference_limit(float(stiffness.amax()) / density, spacing)
     edges = {face: (density * cells).sqrt() for face, cells in side_cells(stiffness).items()}
