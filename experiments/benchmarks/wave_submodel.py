@@ -1,9 +1,9 @@
 """Classical submodelling of waves: what the trace of a coarse global model is worth on the edge and inside.
 
-Law of `datasets/wave_trace_coarse.yaml`: two layers, open sides, zone of interest [¼, ¾]² at h = 1/64, 64 frames. Rows:
-the true trace (what 64 frames lose between them), traces of global models on coarser meshes, and no waves at all. Errors
-are relative L², mean over cases: of the trace, and of the field inside the submodel that it drives. These are the bars
-for networks that forecast the trace.
+Law of `datasets/wave_trace_coarse.yaml`: two layers, open sides, zone of interest [¼, ¾]² at h = 1/64, 64 frames.
+Rows: the true trace (what 64 frames lose between them), traces of global models on coarser meshes, no waves at all.
+Errors are relative L², mean over cases: of the trace, and of the field inside the submodel that it drives. These are
+the bars for networks that forecast the trace.
 
     OMP_NUM_THREADS=1 python experiments/benchmarks/wave_submodel.py [--cases 8]
 """
