@@ -115,10 +115,9 @@ def _require_solved(recipe: Recipe, ids: range | list[int], solution: Solution) 
     measured = None if residual is None or solution.stats.get("label_method") == "exact" else residual.tolist()
     for k, (i, status) in enumerate(zip(ids, solution.status, strict=True)):
         if status is not Status.OK:
-            raise DataError(
-                f"{recipe.name}: the reference of case {i} ended with status {status.value}; "
-                f"loosen reference.tol ({recipe.reference.tol:g}) or refine the grid."
-            )
+            advice = solution.stats.get("advice") or [""] * (k + 1)
+            remedy = advice[k] or f"loosen reference.tol ({recipe.reference.tol:g}) or refine the grid."
+            raise DataError(f"{recipe.name}: the reference of case {i} ended with status {status.value}; {remedy}")
         # Rounding may keep the true residual somewhat above what the recursion of a Krylov method believes.
         if measured is not None and not measured[k] <= 100 * recipe.reference.tol:
             raise DataError(

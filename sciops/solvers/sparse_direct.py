@@ -1,8 +1,12 @@
 """Sparse LU factorisation (SuperLU through SciPy)."""
 
-import numpy as np
+from typing import Any
 
-from sciops.core.linear import LinearOperator
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from sciops.core.linear import LinearOperator, LinearSolution, Status
 from sciops.numerics.helmholtz_operators import ComplexWaveStencil, WaveStencil, complex_side, real_answer
 from sciops.solvers.discrete import Discrete
 from sciops.solvers.scipy_systems import CaseByCase, Rows, SolveOne
@@ -31,6 +35,25 @@ class SuperLU(CaseByCase):
         else:
             factors = splu(matrix)
         return rows.on_regular(lambda b, x0, tol, maxiter: (factors.solve(b), 1))
+
+    def solve(
+        self,
+        state: Any,
+        b: Float[Tensor, "n *s"],
+        x0: Float[Tensor, "n *s"] | None = None,
+        tol: float = 1e-8,
+        maxiter: int = 500,
+    ) -> LinearSolution:
+        answer = super().solve(state, b, x0, tol, maxiter)
+        if isinstance(state.A, WaveStencil | ComplexWaveStencil):
+            answer.stats["advice"] = [AT_RESONANCE if s is Status.MAX_ITER else "" for s in answer.status]
+        return answer
+
+
+AT_RESONANCE = (
+    "The factors lost their digits, which for waves means that k² is an eigenvalue of the box on this grid: change the "
+    "frequency by a thousandth, or let waves leave the domain."
+)
 
 
 def _wave_factors(A: WaveStencil | ComplexWaveStencil, i: int) -> SolveOne:

@@ -8,10 +8,13 @@ import pytest
 import torch
 from scipy.sparse.linalg import spsolve
 
-from sciops.core.errors import UsageError
+from sciops.core.config import spec
+from sciops.core.errors import DataError, UsageError
 from sciops.core.grid import Grid
 from sciops.core.linear import Status
 from sciops.core.random import generator
+from sciops.data.generate import make_chunk
+from sciops.data.recipe import parse_recipe
 from sciops.problems.helmholtz_neumann import HelmholtzNeumann, lowest_modes
 from sciops.solvers.finite_elements import FiniteElements
 from sciops.solvers.plain_cg import PlainCG
@@ -150,7 +153,18 @@ def test_solvers_do_not_call_a_resonance_solved() -> None:
     assert solution.status == [Status.UNRESOLVED] and "eigenvalue" in solution.stats["advice"][0]
     discrete = replace(PLAIN, omega=20 * math.sqrt(discrete_eigenvalue(2, 1, 40)))
     cases = discrete.sample([0], Grid.box(41, ndim=2))
-    assert SparseDirect().solve(cases, cases.domain).status != [Status.OK]
+    solution = SparseDirect().solve(cases, cases.domain)
+    assert solution.status == [Status.MAX_ITER] and "eigenvalue of the box" in solution.stats["advice"][0]
+    generated = parse_recipe(
+        {
+            "problem": spec(discrete),
+            "grid": {"shape": [41, 41]},
+            "splits": {"test": 1},
+        },
+        "resonant.yaml",
+    )
+    with pytest.raises(DataError, match="case 0 ended with status unresolved; k² lies within"):
+        make_chunk(generated, discrete, [0])
 
 
 @pytest.mark.parametrize("solve", [lambda c: c.problem.reference(c), lambda c: SparseDirect().solve(c, c.domain)])
