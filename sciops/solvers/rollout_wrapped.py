@@ -64,9 +64,9 @@ class Rolled(Solver):
         return reason or self.inner.refuses(step_problem(problem, self.history, self.coefficients), grid)
 
     def fit(self, train: Dataset, val: Dataset, budget: Budget | None = None) -> FitReport:
-        pairs = [OneStep(data, self.history, self.coefficients) for data in (train, val)]
-        self.every = pairs[0].every
-        return self.inner.fit(*pairs, budget)
+        first, second = (OneStep(data, self.history, self.coefficients) for data in (train, val))
+        self.every = first.every
+        return self.inner.fit(first, second, budget)
 
     def prepare(self, cases: Cases, out: Grid) -> None:
         frames = present(cases).values[:, -self.history :]
