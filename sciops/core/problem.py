@@ -42,7 +42,8 @@ class Problem:
     of zero mean over the other axes is meant. `layout`: of the axes of its grids that are not periodic, where others do
     not fit. `galerkin`: the system is that of finite elements, which approaches the residual's with the mesh but does
     not equal it; `residual_on_grid` is A u − b then. `stacked`: the unknowns of the system are all output fields at
-    once, (n, outputs, *s), else one field (n, *s).
+    once, (n, outputs, *s), else one field (n, *s). `definite`: False where the symmetric system is known to have
+    eigenvalues of both signs, so that solvers for positive ones refuse before anything is assembled.
     """
 
     ndim: int
@@ -56,6 +57,7 @@ class Problem:
     layout: str = "node"
     galerkin: bool = False
     stacked: bool = False
+    definite: bool = True
 
     # ---- what a subclass writes
 

@@ -60,6 +60,7 @@ class HelmholtzAbsorbing(Problem):
     outputs = (Channel("u_re"), Channel("u_im"))
     boundary = Boundary.of("free", 2)
     stacked = True
+    definite = False
 
     def __post_init__(self) -> None:
         if self.medium not in MEDIA:

@@ -68,6 +68,7 @@ class HelmholtzNeumann(Problem):
     inputs = (Channel("c"),)
     boundary = Boundary.of("neumann", 2)
     galerkin = True
+    definite = False
 
     def __post_init__(self) -> None:
         if not (self.omega > 0 and math.isfinite(self.omega)):

@@ -222,6 +222,15 @@ class Discrete(GridSolver):
     def method(self) -> str:
         return type(self.linear).__name__ if type(self) is Discrete else type(self).__name__
 
+    def refuses(self, problem: Problem, grid: Grid) -> str | None:
+        reason = super().refuses(problem, grid)
+        if reason is None and not problem.definite and "positive" in getattr(self.linear, "requires", ()):
+            return (
+                f"needs a positive definite system; that of {type(problem).__name__} is indefinite; use GMRES, "
+                "SparseDirect or FiniteElements"
+            )
+        return reason
+
     def set_up(self, A: LinearOperator, cases: Cases) -> Any:
         return self.linear.setup(A)
 

@@ -16,7 +16,13 @@ from sciops.problems.darcy import Darcy
 from sciops.problems.helmholtz_absorbing import MEDIA, HelmholtzAbsorbing
 from sciops.problems.helmholtz_neumann import HelmholtzNeumann
 from sciops.problems.poisson import Poisson
+from sciops.solvers.boxmg_cg import BoxmgCG
+from sciops.solvers.discrete import Discrete
 from sciops.solvers.gmres import GMRES, PreconditionedGMRES
+from sciops.solvers.incomplete_cg import IncompleteCG
+from sciops.solvers.multigrid_cg import MultigridCG
+from sciops.solvers.plain_cg import PlainCG
+from sciops.solvers.pyamg_cg import PyamgCG
 from sciops.solvers.sparse_direct import SparseDirect
 
 
@@ -156,3 +162,13 @@ def test_a_start_is_used() -> None:
     cold = solver.solve(state, b, tol=1e-9)
     warm = solver.solve(state, b, x0=cold.x + 1e-3 * torch.randn(cold.x.shape, dtype=torch.float64) * cold.x.std())
     assert 0 < int(warm.iterations[0]) < int(cold.iterations[0])
+
+
+@pytest.mark.parametrize("problem", [HelmholtzNeumann(), HelmholtzAbsorbing()], ids=["closed", "open"])
+def test_solvers_for_positive_systems_refuse_waves_before_assembly(problem: HelmholtzNeumann) -> None:
+    grid = Grid.box(33, ndim=2, layout=problem.layout)
+    for solver in (PlainCG(), MultigridCG(), BoxmgCG(), PyamgCG(), IncompleteCG()):
+        reason = solver.refuses(problem, grid)
+        assert reason is not None and "is indefinite; use GMRES" in reason
+    for solver in (GMRES(), SparseDirect(), Discrete(Minres())):
+        assert solver.refuses(problem, grid) is None
