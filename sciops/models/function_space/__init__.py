@@ -10,12 +10,16 @@ from sciops.models.function_space.coordinates import CoordinateEmbedding
 from sciops.models.function_space.differential import DifferentialConv
 from sciops.models.function_space.functional_head import FunctionalHead
 from sciops.models.function_space.hat_conv import HatConv
+from sciops.models.function_space.local_fno import LocalFNO
 from sciops.models.function_space.norms import WeightedGroupNorm, WeightedInstanceNorm
+from sciops.models.function_space.oformer import OFormer
 from sciops.models.function_space.pooling import PhysicalPool
 from sciops.models.function_space.quadrature import WeightedMean
 from sciops.models.function_space.rotary import Rotary
 from sciops.models.function_space.spectral import SpectralConv
 from sciops.models.function_space.synthesis import SharpTranspose
+from sciops.models.function_space.unet import UNetOperator
+from sciops.models.function_space.vit import ViTOperator
 
 __all__ = [
     "CoordinateEmbedding",
@@ -23,11 +27,15 @@ __all__ = [
     "FunctionalHead",
     "HatConv",
     "LinearAttention",
+    "LocalFNO",
+    "OFormer",
     "PhysicalPool",
     "QuadAttention",
     "Rotary",
     "SharpTranspose",
     "SpectralConv",
+    "UNetOperator",
+    "ViTOperator",
     "WeightedGroupNorm",
     "WeightedInstanceNorm",
     "WeightedMean",

@@ -15,17 +15,25 @@ from sciops.models.function_space.rotary import Rotary
 class Heads(nn.Module):
     """Projections shared by both kinds: q from the queries, k and v from the source, one linear map behind."""
 
-    def __init__(self, channels: int, heads: int, source_channels: int | None = None, rotary: Rotary | None = None):
+    def __init__(
+        self,
+        channels: int,
+        heads: int = 4,
+        source_channels: int | None = None,
+        rotary: Rotary | None = None,
+        head_channels: int | None = None,
+    ):
         super().__init__()
-        if heads < 1 or channels % heads:
-            raise UsageError(f"heads must divide channels; got heads={heads}, channels={channels}.")
-        if rotary is not None and rotary.channels != channels // heads:
-            raise UsageError(f"rotary turns {rotary.channels} channels, a head has {channels // heads}.")
+        if heads < 1 or (head_channels is None and channels % heads):
+            raise UsageError(f"heads must divide channels, or head_channels be given; got {heads} and {channels}.")
+        size = head_channels or channels // heads
+        if rotary is not None and rotary.channels != size:
+            raise UsageError(f"rotary turns {rotary.channels} channels, a head has {size}.")
         self.heads, self.rotary = heads, rotary
-        self.q = nn.Linear(channels, channels)
-        self.k = nn.Linear(source_channels or channels, channels)
-        self.v = nn.Linear(source_channels or channels, channels)
-        self.out = nn.Linear(channels, channels)
+        self.q = nn.Linear(channels, heads * size)
+        self.k = nn.Linear(source_channels or channels, heads * size)
+        self.v = nn.Linear(source_channels or channels, heads * size)
+        self.out = nn.Linear(heads * size, channels)
 
     def split(self, x: Float[Tensor, "n N c"]) -> Float[Tensor, "n h N e"]:
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
@@ -54,9 +62,10 @@ class QuadAttention(Heads):
         heads: int = 4,
         source_channels: int | None = None,
         rotary: Rotary | None = None,
+        head_channels: int | None = None,
         token_share: float = 1.0,
     ):
-        super().__init__(channels, heads, source_channels, rotary)
+        super().__init__(channels, heads, source_channels, rotary, head_channels)
         if token_share <= 0:
             raise UsageError(f"token_share must be positive; got {token_share}.")
         self.token_share = token_share

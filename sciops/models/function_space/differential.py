@@ -53,10 +53,11 @@ class DifferentialConv(nn.Module):
         bound = 1 / math.sqrt(self.weight[0].numel())
         nn.init.uniform_(self.weight, -bound, bound)
 
-        k = torch.tensor(list(itertools.product(range(-self.reach, self.reach + 1), repeat=ndim)), dtype=torch.float64)
+        taps = list(itertools.product(range(-self.reach, self.reach + 1), repeat=ndim))
+        k = torch.tensor(taps, dtype=torch.float64, device="cpu")
 
         def rows(degree: int) -> list[Tensor]:
-            return [(k ** torch.tensor(a)).prod(1) for a in multi_indices(degree, ndim)]
+            return [(k ** torch.tensor(a, device="cpu")).prod(1) for a in multi_indices(degree, ndim)]
 
         kept = torch.stack(rows(order))
         gone = torch.stack([r for q in (*range(order), *range(order + 1, order + accuracy)) for r in rows(q)])
@@ -66,7 +67,7 @@ class DifferentialConv(nn.Module):
             raise UsageError(f"kernel_size={kernel_size} is too small for order={order}, accuracy={accuracy}.")
         # Stencils as rows: w ↦ w @ project has no unwanted moment, moments @ pureᵀ is the identity on the kept ones.
         # Plain tensors, not buffers: they stay in double precision when the module moves to another dtype.
-        self._project = torch.eye(len(k), dtype=torch.float64) - torch.linalg.pinv(gone) @ gone
+        self._project = torch.eye(len(k), dtype=torch.float64, device="cpu") - torch.linalg.pinv(gone) @ gone
         self._moments = kept
         self._pure = torch.linalg.pinv(torch.cat([gone, kept]))[:, len(gone) :]
 
