@@ -179,7 +179,7 @@ REFUSED = {
     ),
     "a row by number": (Row, r"\(top level\): __getitem__ \[7\] names a grid row and not a place"),
     "space mixed with channels": (Odd, r"reshape to .* mixes space with channels"),
-    "no rule": (Sorting, r"sort has no rule on a finer grid; use method='lattice'"),
+    "sorting": (Sorting, r"sort orders or counts grid points.*method='lattice'"),
     "a size written as a number": (Sized, r"interpolate asks for the size 45, which is no level of a grid refined 2"),
     "active dropout": (lambda: nn.Sequential(nn.Conv2d(1, 1, 1), nn.Dropout(0.5)), r"1: dropout is active"),
 }

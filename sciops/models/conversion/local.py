@@ -6,15 +6,18 @@ input from r (m − o) + o − s·p on, where o is the fine index of native poin
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sciops.models.conversion.kernels import KERNELS, band_limited, paper_kernel, smeared
 from sciops.models.conversion.layout import Space, resized
 from sciops.models.conversion.mode import Call, rule
+
+TAPS, ZEROS = "taps at native distance", ", zeros at the ends"
 
 
 def tuple_of(value: Any, d: int) -> tuple[int, ...]:
@@ -66,12 +69,14 @@ class Window:
             ends.append((-first, last - (grid.fine(space) - 1)))
         return ends
 
-    def padded(self, fill: float) -> Tensor:
-        """The fine input with all that the kernel reads: `fill` where the source pads; where it does not, values behind
-        the end go on periodically, or stay constant."""
+    def padded(self, fill: float, margin: Sequence[int] | None = None) -> Tensor:
+        """The fine input with all that the kernel reads, and `margin` points more at both ends: `fill` where the source
+        pads; where it does not, values behind the end go on periodically, or stay constant."""
         x = self.x
         for j, (space, (before, after)) in enumerate(zip(self.spaces, self.ends(), strict=True)):
             dim = x.dim() - self.d + j
+            if margin is not None:
+                before, after = before + margin[j], after + margin[j]
             if after < 0:
                 x = x.narrow(dim, 0, x.shape[dim] + after)
             if before == 0 and after <= 0:
@@ -84,13 +89,14 @@ class Window:
                 x = extended(x, dim, before, max(after, 0), period)
         return x
 
-    def finish(self, y: Tensor, native: Callable[[Tensor], Tensor], facts: tuple[Any, ...]) -> Tensor:
-        """Mark the output; at native points it gets the bits of the source."""
+    def finish(self, y: Tensor, native: Callable[[Tensor], Tensor] | None, facts: tuple[Any, ...]) -> Tensor:
+        """Mark the output; at native points it gets the bits of the source, unless the rule has other values there."""
         found, grid = self.found, self.call.refinement
         lead = self.x.dim() - self.d
         for j, space in enumerate(found):
             y = y.narrow(lead + j, 0, grid.fine(space))
-        y = self.call.stamped(y, found, self.call.native(self.x, self.spaces), native, facts)
+        if native is not None:
+            y = self.call.stamped(y, found, self.call.native(self.x, self.spaces), native, facts)
         return self.call.mode.mark(y, (*self.call.layout(self.x)[:lead], *found))
 
 
@@ -125,16 +131,37 @@ def _convolution(d: int) -> Callable[[Call], Tensor]:
         padding = (0,) * d if pads == "valid" else tuple_of(pads, d)
         window = Window(call, x, stride, reach, padding)
         wide = tuple(s * w for s, w in zip(window.scale, dilation, strict=True))
+        if call.mode.method in KERNELS and any(k > 1 for k in weight.shape[2:]):
+            return _other(window, weight, bias, (dilation, wide), groups)
         widths = tuple(s * p for s, p in zip(window.scale, padding, strict=True))
         if window.ends() == [(p, p) for p in widths]:
             y = call.func(x, weight, bias, stride, widths, wide, groups)
         else:
             y = call.func(window.padded(0.0), weight, bias, stride, 0, wide, groups)
-        call.note("taps at native distance")
+        call.note(TAPS + (ZEROS if any(padding) else ""))
         facts = (tuple(weight.shape), stride, padding, dilation, groups)
         return window.finish(y, lambda b: call.func(b, weight, bias, stride, padding, dilation, groups), facts)
 
     return convolve
+
+
+def _other(window: Window, weight: Tensor, bias: Tensor | None, dilation: Any, groups: int) -> Tensor:
+    """The same kernel by hats, by band limits, or interpolated."""
+    call, active, native_dilation = window.call, [k > 1 for k in weight.shape[2:]], dilation[0]
+    stride, wide, ends = window.stride, dilation[1], ZEROS if any(window.padding) else ""
+    order = 1.0 if ends or any(s.period is None for s in window.spaces) else 2.0
+    if call.mode.method == "integral":
+        margin = [s - 1 if act else 0 for s, act in zip(window.scale, active, strict=True)]
+        x = smeared(window.padded(0.0, margin), window.scale, active)
+        call.note("hats of native width" + ends, False, order)
+    elif call.mode.method == "spectral":
+        limited = call.mode.mark(band_limited(call, window.x, window.spaces, active), call.layout(window.x))
+        x = replace(window, x=limited).padded(0.0)
+        call.note("symbol up to the native Nyquist" + ends, False)
+    else:
+        x, weight, wide = window.padded(0.0), paper_kernel(weight, window.scale), native_dilation
+        call.note("kernel interpolated" + ends, False, 1.0)
+    return window.finish(call.func(x, weight, bias, stride, 0, wide, groups), None, ())
 
 
 for _d in (1, 2, 3):

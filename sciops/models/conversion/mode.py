@@ -108,7 +108,7 @@ class Call:
         if key is not None and self.mode.trusted.get(key):
             return y
         values, here = source(x), self._native(spaces)
-        if key is not None and torch.equal(y[here], values):
+        if key is not None and not torch.compiler.is_compiling() and torch.equal(y[here], values):
             filled = (x != 0).to(torch.float32).mean([j for j in range(x.dim()) if j != 1])
             self.mode.trusted[key] = bool((filled > 0.1).all())
             return y
@@ -130,12 +130,15 @@ class Call:
 class Refining(TorchFunctionMode):
     """Inside this context calls on tensors with a layout follow the rules; all other tensors are left alone."""
 
-    def __init__(self, refinement: Refinement, trusted: dict[Any, bool] | None = None) -> None:
+    def __init__(self, refinement: Refinement, trusted: dict[Any, bool] | None = None, method: str = "point") -> None:
         super().__init__()
         self.refinement = refinement
+        self.method = method
         self.trusted = {} if trusted is None else trusted
         self.layouts = WeakTensorKeyDictionary()
         self.entries: dict[tuple[str, str], Entry] = {}
+        self.made: dict[tuple[str, str, int], Tensor] = {}
+        self.visits: dict[tuple[str, str], int] = {}
         self.stack: list[str] = []
 
     @property

@@ -1,7 +1,7 @@
 """A trained network on one grid, turned into a map between functions that answers on every grid."""
 
+import warnings
 from collections.abc import Sequence
-from itertools import product
 from math import ceil
 from typing import Any, get_args
 
@@ -11,11 +11,23 @@ from torch import Tensor, nn
 from sciops.core.boundary import Boundary
 from sciops.core.grid import Grid
 from sciops.core.interpolate import resample
-from sciops.models.conversion import attention, local, padding, pointwise, shapes, statistics, synthesis  # noqa: F401
+from sciops.models.conversion import (  # noqa: F401
+    attention,
+    local,
+    padding,
+    pointwise,
+    shapes,
+    statistics,
+    synthesis,
+)
+from sciops.models.conversion.diagnosis import advice, aliasing, equivariance, indices
+from sciops.models.conversion.kernels import KERNELS
+from sciops.models.conversion.lattice import lattice, mapped
 from sciops.models.conversion.layout import ConversionError, Kind, Refinement, Space
-from sciops.models.conversion.mode import Refining, Report, following, tensors
+from sciops.models.conversion.mode import Entry, Refining, Report, following, tensors
+from sciops.models.conversion.refusals import check_inputs, check_weights
 
-METHODS = ("point", "lattice")
+METHODS = ("point", "lattice", *KERNELS)
 
 
 def to_neural_operator(
@@ -24,6 +36,8 @@ def to_neural_operator(
     domain: Sequence[tuple[float, float]] | None = None,
     grid: str | Sequence[str] = "periodic",
     method: str = "point",
+    resampling: bool = True,
+    example: Any = None,
 ) -> "NeuralOperatorModule":
     """The network as an operator: the same weights, the same bits at its own grid, an answer on every other.
 
@@ -32,8 +46,12 @@ def to_neural_operator(
     domain        lower and upper end of each axis; the unit box if not given
     grid          periodic (x_i = iL/N), vertex (ends included) or cell (centres); one for all axes or one per axis
     method        point: every tap stays a point evaluation at its native distance; every layer follows a rule, layers
-                  without one are refused. lattice: the fine grid is split into native grids and the network sees each
-                  of them; asks nothing of the network; not on vertex grids.
+                  without one are refused. integral, spectral, paper_rule: other meanings of a convolution, see
+                  `kernels`; all other layers as in point. lattice: the fine grid is split into native grids and the
+                  network sees each of them; asks nothing of the network; not on vertex grids.
+    resampling    False refuses sizes that are no refinement of the native grid instead of refining their input
+    example       a native input (or a tuple of inputs) to try the conversion at once: its report is ready, and layers
+                  without a rule are refused here instead of at the first call
 
     Raises ConversionError, here or at the first call, with module path, operation, reason and remedy.
     Berner et al., "Principled approaches for extending neural architectures to function spaces for operator learning",
@@ -52,15 +70,13 @@ def to_neural_operator(
             "method='lattice' has no meaning on vertex grids, whose native grids would need walls between walls; use "
             "method='point', or cell centres."
         )
-    for name, p in (*module.named_parameters(), *module.named_buffers()):
-        if p.is_quantized:
-            raise ConversionError(
-                f"{name}: quantised weights have no finer grid; convert the network before quantising."
-            )
-    devices = {p.device for p in module.parameters()}
-    if len(devices) > 1:
-        raise ConversionError(f"The network lives on {len(devices)} devices ({devices}); move it to one of them first.")
-    return NeuralOperatorModule(module, shape, domain, kinds, method)  # type: ignore[arg-type]
+    if method == "spectral" and set(kinds) != {"periodic"}:
+        raise ConversionError("method='spectral' needs periodic axes; use 'point' or 'integral' between walls.")
+    check_weights(module)
+    operator = NeuralOperatorModule(module, shape, domain, kinds, method, resampling)  # type: ignore[arg-type]
+    if example is not None:
+        operator.probe(example)
+    return operator
 
 
 class NeuralOperatorModule(nn.Module):
@@ -82,6 +98,7 @@ class NeuralOperatorModule(nn.Module):
         domain: Sequence[tuple[float, float]] | None,
         kinds: tuple[Kind, ...],
         method: str,
+        resampling: bool = True,
     ) -> None:
         super().__init__()
         self.source = source
@@ -89,7 +106,9 @@ class NeuralOperatorModule(nn.Module):
         ends = [(0.0, 1.0)] * len(native_shape) if domain is None else [(float(a), float(b)) for a, b in domain]
         self.lower, self.upper = (tuple(e[j] for e in ends) for j in (0, 1))
         self.report = Report()
+        self.resampling = resampling
         self._trusted: dict[Any, bool] = {}
+        self._checked: dict[Any, tuple[list[Entry], list[str]]] = {}
 
     @property
     def ndim(self) -> int:
@@ -111,7 +130,7 @@ class NeuralOperatorModule(nn.Module):
         found = []
         for n, native, kind in zip(shape, self.native_shape, self.kinds, strict=True):
             s = max(1, ceil((n - 1) / (native - 1) if kind == "vertex" else n / native))
-            if kind == "cell" and self.method == "point" and s % 2 == 0:
+            if kind == "cell" and self.method != "lattice" and s % 2 == 0:
                 s += 1
             found.append(s)
         return tuple(found)
@@ -123,30 +142,92 @@ class NeuralOperatorModule(nn.Module):
         asked = tuple(fields[0].shape[-self.ndim :])
         if asked == self.native_shape:
             return self.source(*inputs, **named)
+        check_inputs(self.source, (inputs, named))
         refinement = Refinement(self.scale(asked), self.kinds)
         table = enumerate(zip(self.native_shape, self.kinds, strict=True))
         spaces = [Space(j, n, n if k == "periodic" else None) for j, (n, k) in table]
         target = tuple(refinement.fine(s) for s in spaces)
+
+        if asked != target:
+            self._check_size(asked)
 
         def bring(x: Any) -> Any:
             if not isinstance(x, Tensor) or tuple(x.shape[-self.ndim :]) != asked or x.dim() <= self.ndim:
                 return x
             return self._resampled(x, asked, target)
 
-        inputs, named = _mapped(inputs, bring), _mapped(named, bring)
+        inputs, named = mapped(inputs, bring), mapped(named, bring)
         if all(s == 1 for s in refinement.scale):
             out = self.source(*inputs, **named)
         elif self.method == "lattice":
-            out = self._lattice(inputs, named, refinement, spaces, target)
+            out = lattice(self.source, inputs, named, refinement, target, self._trusted)
+            self.report = Report((Entry("", "forward", "every shifted native grid", True),))
         else:
-            out = self._point(inputs, named, refinement, spaces, target)
+            out = self._ruled(inputs, named, refinement, spaces, target)
 
         def back(y: Any) -> Any:
             if not isinstance(y, Tensor) or tuple(y.shape[-self.ndim :]) != target:
                 return y
             return self._resampled(y, target, asked)
 
-        return _mapped(out, back)
+        return mapped(out, back)
+
+    def _check_size(self, asked: tuple[int, ...]) -> None:
+        """Sizes between refinements need interpolation."""
+        if not self.resampling:
+            raise ConversionError(
+                f"{asked} points are no refinement of the native grid {self.native_shape} by whole numbers and "
+                "resampling=False; choose multiples (vertex: s(n − 1) + 1 points), or allow resampling."
+            )
+        if self.method == "paper_rule":
+            raise ConversionError(
+                f"method='paper_rule' has no kernel for {asked} points: int(sk − s + 1) taps fit no padding unless the "
+                f"scale s against {self.native_shape} is a whole number; use method='point'."
+            )
+
+    @torch.no_grad()
+    def probe(self, example: Any) -> Report:
+        """The report of a native input, interpolated to the next finer grid: every rule is tried."""
+        inputs = example if isinstance(example, tuple) else (example,)
+        for x in tensors(inputs):
+            if x.dim() > self.ndim and _ends(x, self.native_shape):
+                break
+        else:
+            raise ConversionError(f"example has no field with a channel axis and {self.native_shape} points.")
+        factor = 3 if "cell" in self.kinds and self.method != "lattice" else 2
+        refinement = Refinement((factor,) * self.ndim, self.kinds)
+        finer = tuple(refinement.fine(Space(j, n)) for j, n in enumerate(self.native_shape))
+
+        def refine(x: Any) -> Any:
+            field = isinstance(x, Tensor) and x.dim() > self.ndim and _ends(x, self.native_shape)
+            return self._resampled(x, self.native_shape, finer) if field else x
+
+        return self.examine(*mapped(inputs, refine))
+
+    @torch.no_grad()
+    def examine(self, *inputs: Any, **named: Any) -> Report:
+        """Runs the operator and says how much of the input lies above the native Nyquist frequency, and how far the
+        network is from commuting with shifts (J, measured on the native grid). The first field is examined."""
+        self.report = Report()
+        self(*inputs, **named)
+        field = next(x for x in tensors((inputs, named)) if x.dim() > self.ndim)
+        asked = tuple(field.shape[-self.ndim :])
+        share = aliasing(field, self.native_shape, self.kinds)
+
+        def native(x: Any) -> Any:
+            same = isinstance(x, Tensor) and x.dim() > self.ndim and _ends(x, asked)
+            return self._resampled(x, asked, self.native_shape) if same else x
+
+        def network(x: Tensor) -> Any:
+            return self.source(
+                *mapped(inputs, lambda v: x if v is field else native(v)),
+                **mapped(named, lambda v: x if v is field else native(v)),
+            )
+
+        defect = equivariance(network, native(field), self.kinds)
+        said = (*self.report.warnings, *advice([], self.kinds, share, defect))
+        self.report = Report(self.report.entries, share, defect, said)
+        return self.report
 
     def _resampled(self, x: Tensor, source: Sequence[int], target: Sequence[int]) -> Tensor:
         if tuple(source) == tuple(target):
@@ -156,53 +237,59 @@ class NeuralOperatorModule(nn.Module):
         flat = x.reshape(-1, 1, *source)
         return resample(flat, self.grid(source), self.grid(target), "cubic", walls).reshape(*lead, *target)
 
-    def _point(
+    def _ruled(
         self, inputs: Any, named: Any, refinement: Refinement, spaces: list[Space], target: tuple[int, ...]
     ) -> Any:
-        mode = Refining(refinement, self._trusted)
+        """The network under the rules of the method, for fields with `target` points."""
+        mode, out = self._intercepted(inputs, named, refinement, spaces, target)
+        entries, said = list(mode.entries.values()), []
+        if mode.made:
+            key = ("made", *((k, tuple(v.shape)) for k, v in mode.made.items()), refinement)
+            if key not in self._checked:
+                self._checked[key] = self._indices(mode, inputs, named, refinement, spaces, target)
+                for text in self._checked[key][1]:
+                    warnings.warn(text, stacklevel=3)
+            entries, said = entries + self._checked[key][0], self._checked[key][1]
+        self.report = Report(tuple(entries), warnings=tuple(said + advice(entries, self.kinds, None, None)))
+
+        def lifted(y: Any) -> Any:
+            """A field that the network makes on the native lattice from numbers without a place."""
+            alone = isinstance(y, Tensor) and y not in mode.layouts and y.dim() > self.ndim + 1
+            return self._resampled(y, self.native_shape, target) if alone and _ends(y, self.native_shape) else y
+
+        return mapped(out, lifted)
+
+    def _intercepted(
+        self, inputs: Any, named: Any, refinement: Refinement, spaces: list[Space], target: tuple[int, ...]
+    ) -> tuple[Refining, Any]:
+        mode = Refining(refinement, self._trusted, self.method)
         for x in tensors((inputs, named)):
             if tuple(x.shape[-self.ndim :]) == target:
                 mode.mark(x, (*(None,) * (x.dim() - self.ndim), *spaces))
         with following(self.source, mode), mode:
-            out = self.source(*inputs, **named)
-        self.report = Report(tuple(mode.entries.values()))
-        return out
+            return mode, self.source(*inputs, **named)
 
-    def _lattice(
-        self, inputs: Any, named: Any, refinement: Refinement, spaces: list[Space], target: tuple[int, ...]
-    ) -> Any:
-        """y[a::s] = F(x[a::s]) for every shift a."""
-        d, parts = self.ndim, []
-        shifts = list(product(*(range(s) for s in refinement.scale)))
-        for shift in shifts:
-            window = (..., *(slice(a, None, s) for a, s in zip(shift, refinement.scale, strict=True)))
+    def _indices(
+        self,
+        fine: Refining,
+        inputs: Any,
+        named: Any,
+        refinement: Refinement,
+        spaces: list[Space],
+        target: tuple[int, ...],
+    ) -> tuple[list[Entry], list[str]]:
+        """What the network makes from sizes of the fine grid, against what it makes from those of the native one."""
+        window = (..., *(slice(refinement.origin(j), None, s) for j, s in enumerate(refinement.scale)))
 
-            def take(x: Any, window: Any = window) -> Any:
-                fine = isinstance(x, Tensor) and x.dim() > d and tuple(x.shape[-d:]) == target
-                return x[window].contiguous() if fine else x
+        def native(x: Any) -> Any:
+            return x[window] if isinstance(x, Tensor) and tuple(x.shape[-self.ndim :]) == target else x
 
-            parts.append(self.source(*_mapped(inputs, take), **_mapped(named, take)))
-
-        def gather(values: list[Any]) -> Any:
-            first = values[0]
-            if isinstance(first, Tensor):
-                if first.dim() <= d:
-                    return torch.stack(values).mean(0)
-                stacked = torch.stack(values, -1).unflatten(-1, refinement.scale)
-                found = [Space(j, n) for j, n in enumerate(first.shape[-d:])]
-                return refinement.join(stacked, found)
-            if isinstance(first, dict):
-                return {k: gather([v[k] for v in values]) for k in first}
-            if isinstance(first, list | tuple):
-                return type(first)(gather(list(v)) for v in zip(*values, strict=True))
-            return first
-
-        return gather(parts)
+        one = Refinement((1,) * self.ndim, self.kinds)
+        with torch.no_grad():
+            mode, _ = self._intercepted(mapped(inputs, native), mapped(named, native), one, spaces, self.native_shape)
+        found = indices(fine.made, mode.made)
+        return [entry for entry, _ in found], [text for _, text in found if text]
 
 
-def _mapped(values: Any, function: Any) -> Any:
-    if isinstance(values, dict):
-        return {k: _mapped(v, function) for k, v in values.items()}
-    if isinstance(values, list | tuple):
-        return type(values)(_mapped(v, function) for v in values)
-    return function(values)
+def _ends(y: Tensor, shape: Sequence[int]) -> bool:
+    return tuple(y.shape[-len(shape) :]) == tuple(shape)

@@ -33,7 +33,8 @@ def pad(call: Call) -> Tensor:
             x, layout[dim] = _along(call, x, dim, axis, before, after, mode, 0.0 if value is None else float(value))
     if any(plain):
         x = F.pad(x, plain, mode, value)
-    call.note(f"{mode}, native widths times the refinement", True)
+    if tuple(layout) != call.layout(call.args[0]):
+        call.note(f"{mode}, native widths times the refinement", True)
     return call.mode.mark(x, layout)
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sciops.models.conversion.diagnosis import witness
 from sciops.models.conversion.layout import Axis, Layout, Mixed, Space, Tokens
 from sciops.models.conversion.mode import Call, names, rule, tensors
 
@@ -115,6 +116,7 @@ def _on_fine(call: Call, values: Any, layout: Layout) -> list[Any]:
 
 def refined(call: Call, value: Tensor, layout: Layout) -> Tensor:
     """A parameter on the native lattice, interpolated to the fine grid with its nodes kept; others as they are."""
+    witness(call, value, layout)
     for back in range(1, min(value.dim(), len(layout)) + 1):
         axis, size = layout[-back], value.shape[-back]
         if axis is None or size == 1 or size == call.refinement.size(axis):
@@ -128,7 +130,8 @@ def refined(call: Call, value: Tensor, layout: Layout) -> Tensor:
         else:
             raise call.refuse(
                 f"meets a tensor of shape {tuple(value.shape)}, neither constant in space nor on the native lattice",
-                "give it as a parameter on the native lattice, or use method='lattice'",
+                f"which has {_points(axis)} here; give it as a parameter on that lattice (learned positions: one per "
+                "patch, after the tokens without a place), or use method='lattice'",
             )
     return value
 
@@ -159,6 +162,13 @@ def _lattice(call: Call, value: Tensor, dim: int, axis: Tokens) -> Tensor:
     return torch.cat([extra, points], dim) if axis.extra else points
 
 
+def _points(axis: Axis) -> str:
+    if isinstance(axis, Tokens):
+        lattice = " × ".join(str(f.n) for f in axis.factors)
+        return f"{lattice} points" + (f" and {axis.extra} further tokens" if axis.extra else "")
+    return f"{axis.n} points" if isinstance(axis, Space) else "no points of its own"
+
+
 def _count(axis: Tokens) -> int:
     n = 1
     for factor in axis.factors:
@@ -174,11 +184,25 @@ def linear(call: Call) -> Tensor:
     last = layout[-1]
     if last is None:
         return call.mode.mark(call.run(), layout)
+    if isinstance(last, Space) or (isinstance(last, Tokens) and not last.extra):
+        n = last.n if isinstance(last, Space) else _count(last)
+        if weight.shape == (n, n):
+            return _mixed(call, x, weight, bias, last)
     if isinstance(last, Mixed | Space) or (isinstance(last, Tokens) and not last.extra):
         weight = _density(call, weight, last)
         call.note("integral of a density, linear between its nodes", False, 2.0)
         return call.mode.mark(F.linear(x, weight, bias), (*layout[:-1], None))
     raise call.refuse("mixes tokens with and without a place", "use method='lattice'")
+
+
+def _mixed(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None, axis: Space | Tokens) -> Tensor:
+    """∫ K(x, y) f(y) dy + b(x), as many points out as in: K and b linear between their nodes."""
+    kernel = _density(call, weight, axis)
+    tokens = axis if isinstance(axis, Tokens) else Tokens((axis,))
+    kernel = _lattice(call, kernel, 0, tokens)
+    bias = None if bias is None else _lattice(call, bias, 0, tokens)
+    call.note("integral K(x, y) f(y) dy, linear between its nodes", False, 2.0)
+    return call.mode.mark(F.linear(x, kernel, bias), call.layout(x))
 
 
 def _density(call: Call, weight: Tensor, axis: Axis) -> Tensor:

@@ -179,6 +179,11 @@ def cat(call: Call) -> Tensor:
     dim %= parts[0].dim()
     along = [layout[dim] for layout in layouts]
     common = list(_common(call, [(*layout[:dim], None, *layout[dim + 1 :]) for layout in layouts]))
+    plain = [p not in call.mode.layouts for p in parts]
+    if any(plain):
+        from sciops.models.conversion.pointwise import refined
+
+        parts = [refined(call, p, tuple(common)) if own else p for p, own in zip(parts, plain, strict=True)]
     points = [axis for axis in along if axis is not None]
     if points:
         before = parts[: along.index(points[0])]
@@ -188,7 +193,7 @@ def cat(call: Call) -> Tensor:
         factors = last.factors if isinstance(last, Tokens) else (last,)
         extra = sum(p.shape[dim] for p in before) + (last.extra if isinstance(last, Tokens) else 0)
         common[dim] = Tokens(factors, extra)  # type: ignore[arg-type]
-    return call.mode.mark(call.run(), common)
+    return call.mode.mark(torch.cat(parts, dim), common)
 
 
 def _common(call: Call, layouts: list[Layout]) -> Layout:
