@@ -21,7 +21,8 @@ class TrainingMean(Solver):
     """û = mean of the training answers, whatever the case: it reads no input.
 
     Shapes as every solver's; frames of trajectories are averaged frame by frame. Cost: one pass over the answers, then
-    a copy a case. Cases with NaN or infinite inputs get NONFINITE. A network whose error is near this one's has learned the mean field and no more.
+    a copy a case. Cases with NaN or infinite inputs get NONFINITE. A network whose error is near this one's has learned
+    the mean field and no more.
     """
 
     trained = True
