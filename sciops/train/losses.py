@@ -48,6 +48,18 @@ class RelativeL2(Loss):
         return _norm(pred - true) / _norm(true)
 
 
+class RelativeIntegralL2(Loss):
+    """sqrt(∫ ‖û − u‖² dx) / sqrt(∫ ‖u‖² dx) per case, by the quadrature weights of the grid, all channels together.
+
+    The norm of a function: the same value on node, cell and periodic grids of any size up to O(h²), where `RelativeL2`
+    counts walls of node grids twice; use it to train at several resolutions. NaN where u is zero. Cost O(N).
+    """
+
+    def per_case(self, pred: Float[Tensor, "n c *s"], true: Float[Tensor, "n c *s"], grid: Grid) -> Float[Tensor, " n"]:
+        root = grid.weights(true.dtype, true.device).sqrt()
+        return _norm((pred - true) * root) / _norm(true * root)
+
+
 class RelativeH1FFT(Loss):
     """‖w F(û − u)‖₂ / ‖w F(u)‖₂ per case, w = sqrt(1 + Σ_j k_j²), k_j integer wavenumbers, |k_j| ≥ cut counted as 0.
 

@@ -14,6 +14,7 @@ from sciops.models.function_space import (
     FunctionalHead,
     LinearAttention,
     QuadAttention,
+    RadiusIntegral,
     Rotary,
     WeightedGroupNorm,
     WeightedInstanceNorm,
@@ -28,6 +29,7 @@ LAYERS: dict[str, Callable[[], torch.nn.Module]] = {
     "group_norm": lambda: WeightedGroupNorm(4, 8),
     "instance_norm": lambda: WeightedInstanceNorm(8),
     "mean": WeightedMean,
+    "radius": lambda: RadiusIntegral(8, 8, 0.3, hidden=4, depthwise=True),
     "head": lambda: FunctionalHead(8, 3, Grid.box(5, ndim=2)),
 }
 
@@ -212,3 +214,21 @@ def test_wrong_domains_are_refused(name: str) -> None:
     grid = Grid.box(3, ndim=1)
     with pytest.raises(UsageError, match="positive"):
         layer("mean")(torch.zeros(1, 8, 3), PointSet(grid.points(), torch.tensor([0.5, 0.0, 0.5])))
+
+
+def test_radius_integral_crosses_the_seam_and_other_points() -> None:
+    net = RadiusIntegral(3, 3, 0.4, hidden=8, depthwise=True, relative=True, chunk=50).double()
+    grid = Grid.box((12, 10), layout="periodic", upper=(1.0, 2.0))
+    x = torch.randn(2, 3, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(net(x.roll((5, 4), (2, 3)), grid), net(x, grid).roll((5, 4), (2, 3)))
+    some = PointSet.equal_weights(grid.points()[::7])
+    torch.testing.assert_close(net(x, grid, some), net(x, grid).flatten(2)[..., ::7])
+    torch.manual_seed(0)
+    full = RadiusIntegral(3, 2, 0.4, hidden=8).double()
+    with torch.no_grad():  # a constant kernel: each ball's mean of a constant, times the matrix
+        full.outer.weight.zero_()
+    matrix = full.outer.bias.view(3, 2)
+    torch.testing.assert_close(full(torch.ones_like(x), grid)[0, :, 3, 4], matrix.sum(0))
+    far = PointSet.equal_weights(torch.tensor([[9.0, 9.0]], dtype=torch.float64))
+    alone = Grid.box(5, ndim=2)
+    assert net(torch.ones(1, 3, 5, 5, dtype=torch.float64), alone, far).abs().max() == 0

@@ -15,6 +15,7 @@ from sciops.models.function_space.norms import WeightedGroupNorm, WeightedInstan
 from sciops.models.function_space.oformer import OFormer
 from sciops.models.function_space.pooling import PhysicalPool
 from sciops.models.function_space.quadrature import WeightedMean
+from sciops.models.function_space.radius import RadiusIntegral
 from sciops.models.function_space.rotary import Rotary
 from sciops.models.function_space.spectral import SpectralConv
 from sciops.models.function_space.synthesis import SharpTranspose
@@ -31,6 +32,7 @@ __all__ = [
     "OFormer",
     "PhysicalPool",
     "QuadAttention",
+    "RadiusIntegral",
     "Rotary",
     "SharpTranspose",
     "SpectralConv",

@@ -17,8 +17,9 @@ REDUCTIONS = ("mean", "max")
 class PhysicalPool(nn.Module):
     """g(y) = ∫_{W(y)} f / |W(y)|, or sup of f over W(y), W(y) = D ∩ (y + [−width/2, width/2]^d) in physical units.
 
-    Means weigh every grid cell by its overlap with the window: constants are kept, weights are positive, order 2 in h,
-    any width, any target grid of the same box (its points are the centres y). The supremum is over the grid points in
+    Means integrate the cell averages of a cell grid, or the linear interpolant of node and periodic values, over the
+    window: constants are kept, weights positive, order 2 in h, for any width and any target grid of the same box (its
+    points are the centres y). The supremum is over the grid points in
     the window (the nearest one if there is none): order 1, and it caps the rate of a network.
     width    one number or one per axis; on periodic axes at most the period
     target   of `forward`: the grid of y, by default that of f
@@ -86,20 +87,33 @@ def to_lattice(x: Float[Tensor, "n c *s"], grid: Grid, lattice: Grid) -> Float[T
 
 
 def overlaps(grid: Grid, target: Grid, axis: int, width: float) -> Float[Tensor, "m n"]:
-    """Share of every grid cell in the window around every target point, rows with the sum one."""
+    """Integrals over the window around every target point of the functions that grid values stand for, rows of sum one.
+
+    A cell value is the mean of its cell: its share is the overlap of cell and window. Point values are joined linearly:
+    their shares are integrals of hats, and the rule is the trapezoid rule on windows that end at points.
+    """
     x, h, length = grid.axis(axis), grid.spacing[axis], grid.lengths[axis]
     y = target.axis(axis)[:, None]
-    below, above = x - h / 2, x + h / 2
-    if grid.layout[axis] == "periodic":
-        shifts: tuple[float, ...] = (-length, 0.0, length)
-    else:
-        shifts = (0.0,)
-        below, above = below.clamp(min=grid.lower[axis]), above.clamp(max=grid.upper[axis])
-    share = sum(
-        (torch.minimum(above + s, y + width / 2) - torch.maximum(below + s, y - width / 2)).clamp(min=0) for s in shifts
-    )
-    assert isinstance(share, Tensor)
+    low, high = y - width / 2, y + width / 2
+    shifts: tuple[float, ...] = (-length, 0.0, length)
+    if grid.layout[axis] != "periodic":
+        shifts, low, high = (0.0,), low.clamp(min=grid.lower[axis]), high.clamp(max=grid.upper[axis])
+    below = _box_below if grid.layout[axis] == "cell" else _hat_below
+    share = torch.zeros(len(y), len(x), dtype=x.dtype)
+    for shift in shifts:
+        share = share + below((high - x - shift) / h) - below((low - x - shift) / h)
+    share = share.clamp(min=0)
     return share / share.sum(1, keepdim=True)
+
+
+def _box_below(t: Tensor) -> Tensor:
+    """∫ of the box of width one around 0, up to t."""
+    return (t + 0.5).clamp(0, 1)
+
+
+def _hat_below(t: Tensor) -> Tensor:
+    """∫ of the hat of width two around 0, up to t."""
+    return ((1 + t).clamp(0, 1).square() + 1 - (1 - t).clamp(0, 1).square()) / 2
 
 
 def windows(grid: Grid, target: Grid, axis: int, width: float) -> Int[Tensor, "m w"]:

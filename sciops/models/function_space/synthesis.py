@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -73,7 +74,7 @@ class SharpTranspose(nn.Module):
                 tap = self.weight.flatten(2)[:, :, sum(t * k**i for i, t in enumerate(reversed(taps)))]
                 part = part + torch.einsum("nc...,co->no...", self._moved(x, grid, target, index, taps), tap)
             mesh = torch.meshgrid(*(i.to(x.device) for i in index), indexing="ij")
-            place = (slice(None), slice(None), *mesh)
+            place: Any = (slice(None), slice(None), *mesh)
             out[place] = part
         return out if self.bias is None else out + self.bias.view(-1, *(1,) * self.ndim)
 

@@ -41,7 +41,8 @@ class UNetOperator(Operator):
     the fixed lattice of spacing 2^j H, at any input resolution. ↓ takes means over the cells of the next lattice
     (no aliasing), ↑ interpolates linearly, norms take moments by quadrature, coordinates enter as channels.
     native       the training grid
-    multipliers  channels of each level over those of the one above: (1, 2, 2, 3), published with width 19, taps 9
+    multipliers  channels of each level over those of the one above. Defaults are the published width, multipliers and
+                 taps; blocks of two convolutions are ours, and give 9.5 million parameters, not the published 65.5
     extension    beyond the walls of non-periodic axes, see `HatConv`
     Order 2 in h. Cost O(Σ_j c_j² taps^d points/2^{jd}) at the native grid; at s times it the first level alone grows,
     by s^d points and (s(taps + 1) − 1)^d taps: with taps=3 and s ≤ 4 in 2-D it is affordable.

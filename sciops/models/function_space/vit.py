@@ -41,7 +41,7 @@ class ViTOperator(Operator):
         layers: int = 12,
         heads: int = 12,
         mlp: int = 1900,
-        fields: int = 16,
+        fields: int = 4,
         modes: int = 8,
     ):
         super().__init__(native)
@@ -61,7 +61,7 @@ class ViTOperator(Operator):
         self.norm = ChannelNorm(width)
         self.decode = transposed(width, fields, patch, stride=patch)
         self.embed = CoordinateEmbedding.of(native)
-        self.local = ChannelMLP(fields + in_channels + self.embed.channels, 4 * fields, out_channels)
+        self.local = ChannelMLP(fields + in_channels + self.embed.channels, 8 * fields, out_channels)
         # A transposed convolution whose stride is its size sums over channels alone.
         nn.init.uniform_(self.decode.weight, -1 / math.sqrt(width), 1 / math.sqrt(width))
 
