@@ -207,6 +207,86 @@ class Classifier(nn.Module):
         return self.dense(x.view(-1, 4 * self.n * self.n) if self.hard else x.flatten(1))
 
 
+class Mixer(nn.Module):
+    """Patches, dense layers over tokens and over channels, dense head over tokens."""
+
+    def __init__(self, n=32, patch=4, width=12, hidden=24):
+        super().__init__()
+        tokens = (n // patch) ** 2
+        self.embed = nn.Conv2d(1, width, patch, patch)
+        self.norms = nn.ModuleList([nn.LayerNorm(width) for _ in range(2)])
+        self.over_tokens = nn.Sequential(nn.Linear(tokens, hidden), nn.GELU(), nn.Linear(hidden, tokens))
+        self.over_channels = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.head, self.last = nn.Linear(tokens, tokens), nn.ConvTranspose2d(width, 1, patch, patch)
+
+    def smooth(self):
+        """Weights that vary in space as those of a trained network do, smoothly."""
+        m = int(self.head.in_features**0.5)
+        wave = 2 * torch.pi * torch.arange(m) / m
+        modes = [
+            torch.cos((k % 3) * wave[:, None] + k)[:, :] * torch.sin((k % 2 + 1) * wave[None] - k) for k in range(64)
+        ]
+        table = torch.stack(modes).flatten(1) / m
+        hidden = self.over_tokens[0].out_features
+        with torch.no_grad():
+            self.over_tokens[0].weight.copy_(table[:hidden])
+            self.over_tokens[2].weight.copy_(4 * table[:hidden].T)
+            self.head.weight.copy_(table.T @ table)
+            self.over_tokens[2].bias.copy_(table[1])
+            self.head.bias.copy_(table[2])
+        return self
+
+    def forward(self, x):
+        t = self.embed(x)
+        lattice = t.shape[2:]
+        t = t.flatten(2).transpose(1, 2)
+        t = t + self.over_tokens(self.norms[0](t).transpose(1, 2)).transpose(1, 2)
+        t = t + self.over_channels(self.norms[1](t))
+        return self.last(self.head(t.transpose(1, 2)).unflatten(2, lattice))
+
+
+class Normed(nn.Module):
+    """Depthwise convolutions between norms whose statistics run over space: group, instance, layer, or channels by
+    hand."""
+
+    def __init__(self, norm="group", width=8, n=32):
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, padding=1, padding_mode="circular")
+        self.deep = nn.Conv2d(width, width, 5, padding=2, groups=width, padding_mode="circular")
+        self.up, self.head = nn.Conv2d(width, 2 * width, 1), nn.Conv2d(2 * width, 1, 1)
+        kinds = {
+            "group": lambda: nn.GroupNorm(2, width),
+            "instance": lambda: nn.InstanceNorm2d(width, affine=True),
+            "layer": lambda: nn.LayerNorm((width, n, n)),
+        }
+        self.norm = kinds[norm]() if norm in kinds else None
+        if norm == "layer":
+            wave = 2 * torch.pi * torch.arange(n) / n
+            with torch.no_grad():
+                self.norm.weight.mul_(1 + 0.3 * torch.cos(wave)[:, None] * torch.sin(2 * wave))
+                self.norm.bias.add_(0.2 * torch.sin(wave)[:, None])
+
+    def forward(self, x):
+        x = self.deep(self.stem(x))
+        if self.norm is None:  # global response normalisation
+            gain = (x**2).mean((2, 3), keepdim=True).sqrt()
+            x = x * (1 + gain / (gain.mean(1, keepdim=True) + 1e-6))
+        else:
+            x = self.norm(x)
+        return self.head(F.gelu(self.up(x)))
+
+
+class AutoEncoder(nn.Module):
+    """A code without a place between two dense layers."""
+
+    def __init__(self, n=16, code=5):
+        super().__init__()
+        self.n, self.encode, self.decode = n, nn.Linear(n * n, code), nn.Linear(code, n * n)
+
+    def forward(self, x):
+        return self.decode(torch.tanh(self.encode(x.flatten(1)))).view(-1, 1, self.n, self.n)
+
+
 def trained(net, shape=(32, 32)):
     """Running statistics as after a training, then eval mode: every path of the network has weight."""
     with torch.no_grad():

@@ -88,7 +88,7 @@ def witness(call: Call, value: Tensor, layout: Sequence[Any]) -> None:
         return
     at_native = value.detach()
     for dim, axis in kept:
-        at_native = _native(call, at_native, dim, axis)
+        at_native = native_points(call, at_native, dim, axis)
     fine = any(call.refinement.scale[f.axis] > 1 for _, axis in kept for f in _factors(axis))
     if not fine or any(bool((value != value.narrow(dim, 0, 1)).any()) for dim, _ in kept):
         call.mode.made[(*key, count)] = at_native
@@ -98,7 +98,8 @@ def _factors(axis: Any) -> Sequence[Space]:
     return axis.factors if isinstance(axis, Tokens) else (axis,)
 
 
-def _native(call: Call, value: Tensor, dim: int, axis: Any) -> Tensor:
+def native_points(call: Call, value: Tensor, dim: int, axis: Any) -> Tensor:
+    """The native points along one axis of a fine tensor, which may be flattened."""
     grid, extra = call.refinement, getattr(axis, "extra", 0)
     first, points = value.narrow(dim, 0, extra), value.narrow(dim, extra, value.shape[dim] - extra)
     points = points.unflatten(dim, [grid.fine(f) for f in _factors(axis)])

@@ -19,11 +19,13 @@ class ConversionError(UsageError):
 @dataclass(frozen=True)
 class Space:
     """One spatial axis of a tensor: `axis` of the domain, `n` native points at this level of the network, `period`
-    native points after which values repeat (periodic grids; n itself unless the tensor is padded)."""
+    native points after which values repeat (periodic grids; n itself unless the tensor is padded). `nodal`: a dense
+    layer made the values at native points, they are linear between them."""
 
     axis: int
     n: int
     period: int | None = None
+    nodal: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def resized(space: Space, n: int, factor: tuple[int, int] = (1, 1)) -> Space:
     period = None
     if space.period is not None and space.period * factor[1] % factor[0] == 0:
         period = space.period * factor[1] // factor[0]
-    return replace(space, n=n, period=period)
+    return replace(space, n=n, period=period, nodal=False)
 
 
 def _product(values: object) -> int:

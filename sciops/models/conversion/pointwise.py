@@ -1,12 +1,13 @@
 """Operations that act on every point alike, and those that only rearrange axes."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sciops.models.conversion.diagnosis import witness
+from sciops.models.conversion.diagnosis import native_points, witness
 from sciops.models.conversion.layout import Axis, Layout, Mixed, Space, Tokens
 from sciops.models.conversion.mode import Call, names, rule, tensors
 
@@ -101,6 +102,8 @@ def broadcast(call: Call, layouts: list[Layout]) -> Layout:
 
 
 def _bare(axis: Axis) -> Axis:
+    if isinstance(axis, Tokens):
+        return replace(axis, factors=tuple(replace(f, nodal=False) for f in axis.factors))
     return Space(axis.axis, axis.n) if isinstance(axis, Space) else axis
 
 
@@ -188,6 +191,10 @@ def linear(call: Call) -> Tensor:
         n = last.n if isinstance(last, Space) else _count(last)
         if weight.shape == (n, n):
             return _mixed(call, x, weight, bias, last)
+    if isinstance(last, Space | Tokens) and not getattr(last, "extra", 0) and _nodal(last):
+        call.note("reads what a dense layer made, at its nodes", False)
+        nodes = native_points(call, x, x.dim() - 1, last)
+        return call.mode.mark(F.linear(nodes, weight, bias), (*layout[:-1], None))
     if isinstance(last, Mixed | Space) or (isinstance(last, Tokens) and not last.extra):
         weight = _density(call, weight, last)
         call.note("integral of a density, linear between its nodes", False, 2.0)
@@ -195,14 +202,25 @@ def linear(call: Call) -> Tensor:
     raise call.refuse("mixes tokens with and without a place", "use method='lattice'")
 
 
+def _nodal(axis: Space | Tokens) -> bool:
+    return all(f.nodal for f in (axis.factors if isinstance(axis, Tokens) else (axis,)))
+
+
 def _mixed(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None, axis: Space | Tokens) -> Tensor:
-    """∫ K(x, y) f(y) dy + b(x), as many points out as in: K and b linear between their nodes."""
-    kernel = _density(call, weight, axis)
+    """∫ K(x, y) f(y) dy + b(x), as many points out as in: K and b linear between their nodes.
+
+    A layer that reads what another such layer made reads its nodes: they may as well be hidden units, as many as points
+    by chance, between which nothing lies.
+    """
     tokens = axis if isinstance(axis, Tokens) else Tokens((axis,))
-    kernel = _lattice(call, kernel, 0, tokens)
-    bias = None if bias is None else _lattice(call, bias, 0, tokens)
+    if _nodal(axis):
+        at_nodes = F.linear(native_points(call, x, x.dim() - 1, axis), weight, bias)
+    else:
+        at_nodes = F.linear(x, _density(call, weight, axis), bias)
+    factors = tuple(replace(f, nodal=True) for f in tokens.factors)
     call.note("integral K(x, y) f(y) dy, linear between its nodes", False, 2.0)
-    return call.mode.mark(F.linear(x, kernel, bias), call.layout(x))
+    out = _lattice(call, at_nodes, x.dim() - 1, tokens)
+    return call.mode.mark(out, (*call.layout(x)[:-1], Tokens(factors) if isinstance(axis, Tokens) else factors[0]))
 
 
 def _density(call: Call, weight: Tensor, axis: Axis) -> Tensor:
