@@ -89,7 +89,7 @@ class ParameterRows(ABC):
 
     @property
     def local(self) -> bool:
-        """Do parts of the trial function vanish at some of the points, so that `local_blocks` is less than `jacobian`?"""
+        """Do parts of the trial function vanish at some points, so that `local_blocks` is less than `jacobian`?"""
         return any(isinstance(part, Windowed) for part in self.trial.modules())
 
     def local_blocks(self, theta: Float[Tensor, " P"]) -> list[tuple[Tensor, Blocks | Tensor]]:
