@@ -61,7 +61,8 @@ def grid_of(facts: Mapping[str, Any]) -> Grid:
 def complete(net: Mapping[str, Any] | str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The network's class path and arguments with everything that the data determines filled in, unless given.
 
-    Recognised constructor arguments: in_channels, out_channels, ndim, bc (one condition per axis), layout.
+    Recognised constructor arguments: in_channels, out_channels, ndim, bc (one condition per axis), layout, native (the
+    training grid as a table of shape, lower, upper, layout).
     """
     check_net(net)
     net = {"class_path": net} if isinstance(net, str) else net
@@ -80,6 +81,8 @@ def complete(net: Mapping[str, Any] | str, facts: Mapping[str, Any]) -> dict[str
     walls = {kind for kind in facts["grid"]["layout"] if kind != "periodic"}
     if "layout" in accepted and len(walls) == 1:
         table["layout"] = walls.pop()
+    if "native" in accepted:
+        table["native"] = {name: list(values) for name, values in facts["grid"].items()}
     return {**net, "init_args": table | given}
 
 

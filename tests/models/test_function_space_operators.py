@@ -10,6 +10,7 @@ from torch import Tensor
 from sciops.core.errors import UsageError
 from sciops.core.grid import Grid, PointSet
 from sciops.models.function_space import LocalFNO, OFormer, UNetOperator, ViTOperator
+from sciops.solvers.operator_facts import accepts, build_net, complete
 
 SMALL: dict[str, Callable[[Grid], torch.nn.Module]] = {
     "local_fno": lambda g: LocalFNO(g, width=6, layers=2, n_modes=3, local=(0, 1), local_taps=3, lifting=12),
@@ -107,6 +108,23 @@ def test_periodic_shifts_commute_where_positions_are_relative() -> None:
         net.lift.inner.conv.weight.data[:, 1:] = 0
         x = torch.randn(1, 1, 15, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         torch.testing.assert_close(net(x.roll((4, 3), (2, 3))), net(x).roll((4, 3), (2, 3)))
+
+
+@pytest.mark.parametrize("net", [LocalFNO, OFormer, ViTOperator, UNetOperator])
+def test_the_operator_solver_builds_them_from_its_data(net: type) -> None:
+    """The training grid comes from the data, and the dry run on the meta device goes through."""
+    facts: dict = {
+        "kept": ["a", "f"],
+        "outputs": ["u"],
+        "grid": {"shape": [9, 8], "lower": [0.0, 0.0], "upper": [1.0, 2.0], "layout": ["node", "periodic"]},
+        "boundary": [["dirichlet", "dirichlet"], ["periodic", "periodic"]],
+    }
+    path = f"{net.__module__}.{net.__name__}"
+    model = build_net(complete({"class_path": path, "init_args": {"width": 12}}, facts))
+    assert isinstance(model, net) and model.native == Grid((9, 8), (0.0, 0.0), (1.0, 2.0), ("node", "periodic"))
+    assert accepts(model, facts, (9, 8)) is None and accepts(model, facts, (17, 12)) is None
+    with pytest.raises(UsageError, match="a table of shape, lower"):
+        build_net({"class_path": path, "init_args": {"native": {"shape": [8, 8]}}})
 
 
 def test_published_sizes() -> None:

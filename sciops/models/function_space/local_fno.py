@@ -1,6 +1,7 @@
 """Fourier neural operator with differential and local integral kernels."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -32,7 +33,7 @@ class LocalFNO(Operator):
 
     def __init__(
         self,
-        native: Grid,
+        native: Grid | Mapping[str, Any],
         in_channels: int = 1,
         out_channels: int = 1,
         width: int = 99,
@@ -44,6 +45,7 @@ class LocalFNO(Operator):
         lifting: int = 256,
     ):
         super().__init__(native)
+        native = self.native
         if layers < 1 or not all(-layers <= i < layers for i in (*differential, *local)):
             raise UsageError(
                 f"differential and local number layers from 0 to {layers - 1}; got {differential}, {local}."

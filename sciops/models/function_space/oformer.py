@@ -1,6 +1,8 @@
 """Transformer operator with linear attention over the points of any domain."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -31,7 +33,7 @@ class OFormer(Operator):
 
     def __init__(
         self,
-        native: Grid,
+        native: Grid | Mapping[str, Any],
         in_channels: int = 1,
         out_channels: int = 1,
         width: int = 220,
@@ -42,6 +44,7 @@ class OFormer(Operator):
         mlp_ratio: float = 2.0,
     ):
         super().__init__(native)
+        native = self.native
         if layers < 1 or n_modes < 0:
             raise UsageError(f"OFormer takes layers of 1 or more and n_modes of 0 or more; got {layers}, {n_modes}.")
         ndim, hidden = native.ndim, round(mlp_ratio * width)

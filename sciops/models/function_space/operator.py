@@ -1,6 +1,8 @@
 """What the operators of this folder share: the box, and lattices of fixed physical spacing on it."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -12,12 +14,13 @@ class Operator(nn.Module):
     """A network from functions on a box to functions on it; `native` is the grid whose spacing sets physical widths.
 
     forward(x, domain=None): without a domain, x lives on the native box and layouts at its own number of points, so
-    that an operator is called as any other network, model(x), at every resolution.
+    that an operator is called as any other network, model(x), at every resolution. `native` may be a table of shape,
+    lower, upper and layout, as a configuration file has it.
     """
 
-    def __init__(self, native: Grid):
+    def __init__(self, native: Grid | Mapping[str, Any]):
         super().__init__()
-        self.native = native
+        self.native = native if isinstance(native, Grid) else _grid(native)
 
     def on(self, x: Tensor, domain: Domain | None) -> Domain:
         """The domain of x, checked."""
@@ -41,6 +44,13 @@ class Operator(nn.Module):
         if not isinstance(found, Grid):
             raise UsageError(f"{type(self).__name__} needs a grid; for scattered points use OFormer with n_modes=0.")
         return found
+
+
+def _grid(table: Mapping[str, Any]) -> Grid:
+    names = ("shape", "lower", "upper", "layout")
+    if set(table) != set(names):
+        raise UsageError(f"native is a Grid or a table of {', '.join(names)}; got {dict(table)}.")
+    return Grid(*(tuple(table[name]) for name in names))
 
 
 def lattice_of(native: Grid, spacings: int) -> Grid:

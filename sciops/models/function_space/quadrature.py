@@ -17,10 +17,9 @@ def weights_of(x: Float[Tensor, "n c *s"], domain: Domain) -> Float[Tensor, "*s"
             f"A field on {tuple(x.shape[2:])} points came with a domain of {domain.describe()}: pass the domain on "
             "which it is sampled, (cases, channels, *domain.shape)."
         )
-    w = domain.weights(dtype=x.dtype, device=x.device)
-    if bool((w <= 0).any()):
+    if isinstance(domain, PointSet) and bool((domain.quadrature <= 0).any()):
         raise UsageError("Quadrature weights must be positive: drop the points of weight zero.")
-    return w
+    return domain.weights(dtype=x.dtype, device=x.device)
 
 
 def integral(x: Float[Tensor, "n c *s"], domain: Domain) -> Float[Tensor, "n c"]:

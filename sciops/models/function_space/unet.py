@@ -1,8 +1,9 @@
 """U-Net as an operator: kernels, windows and coarse lattices of fixed physical size."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from operator import mul
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,7 @@ class UNetOperator(Operator):
 
     def __init__(
         self,
-        native: Grid,
+        native: Grid | Mapping[str, Any],
         in_channels: int = 1,
         out_channels: int = 1,
         width: int = 19,
@@ -61,6 +62,7 @@ class UNetOperator(Operator):
         extension: str = "even",
     ):
         super().__init__(native)
+        native = self.native
         if not multipliers or min(multipliers) < 1 or width % groups:
             raise UsageError(
                 f"UNetOperator takes multipliers of 1 or more and groups that divide width; got {tuple(multipliers)}, "

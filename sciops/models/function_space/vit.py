@@ -1,6 +1,8 @@
 """Vision transformer as an operator: patches and positions are physical."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -33,7 +35,7 @@ class ViTOperator(Operator):
 
     def __init__(
         self,
-        native: Grid,
+        native: Grid | Mapping[str, Any],
         in_channels: int = 1,
         out_channels: int = 1,
         patch: int = 16,
@@ -45,6 +47,7 @@ class ViTOperator(Operator):
         modes: int = 8,
     ):
         super().__init__(native)
+        native = self.native
         if patch < 1 or layers < 1:
             raise UsageError(f"patch and layers must be 1 or more; got {patch}, {layers}.")
         ndim = native.ndim
