@@ -56,15 +56,34 @@ def paper_kernel(weight: Tensor, scale: Sequence[int]) -> Tensor:
 
 
 def smeared(x: Tensor, scale: Sequence[int], active: Sequence[bool]) -> Tensor:
-    """Means over hats along the last axes, each of which gets s − 1 points shorter at both ends where active."""
-    d = len(scale)
+    """Means over hats along the last axes, each of which gets s − 1 points shorter at both ends where active.
+
+    A hat is a box of s points twice, a box of p·q points one of p points and then one of q points at distance p:
+    2 Σ (p − 1) additions over the prime factors p of s.
+    """
+    d, divisor = len(scale), 1
     for j, (s, act) in enumerate(zip(scale, active, strict=True)):
         if act and s > 1:
-            dim = x.dim() - d + j
-            flat = x.movedim(dim, -1)
-            y = F.conv1d(flat.reshape(-1, 1, flat.shape[-1]), hat(s, x)[None, None])
-            x = y.reshape(*flat.shape[:-1], -1).movedim(-1, dim)
-    return x
+            dim, divisor = x.dim() - d + j, divisor * s * s
+            for _ in range(2):
+                step = 1
+                for p in _primes(s):
+                    length = x.shape[dim] - (p - 1) * step
+                    total = x.narrow(dim, 0, length) + x.narrow(dim, step, length)
+                    for i in range(2, p):
+                        total = total + x.narrow(dim, i * step, length)
+                    x, step = total, step * p
+    return x if divisor == 1 else x / divisor
+
+
+def _primes(s: int) -> list[int]:
+    found, p = [], 2
+    while s > 1:
+        while s % p == 0:
+            found.append(p)
+            s //= p
+        p += 1
+    return found
 
 
 def band_limited(call: Call, x: Tensor, spaces: Sequence[Space], active: Sequence[bool]) -> Tensor:

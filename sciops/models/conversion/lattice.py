@@ -6,6 +6,7 @@ one batch where the network gives the same bits for it.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from sciops.models.conversion.layout import Refinement, Space
 from sciops.models.conversion.mode import tensors
+
+SMALL = 16
+"""Cases from which libraries sum a convolution in another order than for few."""
 
 
 def mapped(values: Any, function: Callable[[Any], Any]) -> Any:
@@ -31,7 +35,7 @@ def lattice(
     named: Any,
     refinement: Refinement,
     target: Sequence[int],
-    trusted: dict[Any, bool],
+    trusted: dict[Any, int],
 ) -> Any:
     """The network on every shifted native grid of fields with `target` points; other inputs are the same for all."""
     d, scale = len(target), refinement.scale
@@ -41,7 +45,7 @@ def lattice(
         return isinstance(x, Tensor) and x.dim() > d and tuple(x.shape[-d:]) == tuple(target)
 
     def taken(shift: Sequence[int]) -> Callable[[Any], Any]:
-        window = (..., *(slice(a, None, s) for a, s in zip(shift, scale, strict=True)))
+        window: Any = (..., *(slice(a, None, s) for a, s in zip(shift, scale, strict=True)))
         return lambda x: x[window].contiguous() if fine(x) else x
 
     def one(shift: Sequence[int]) -> Any:
@@ -63,35 +67,51 @@ def lattice(
         return first
 
     key = ("lattice", tuple((tuple(x.shape), x.dtype, x.device) for x in given), torch.get_num_threads())
-    batched = len(cases) == 1 and all(x.dim() > 0 and x.shape[0] in cases for x in given) and trusted.get(key, True)
-    if not batched:
+    batched = len(cases) == 1 and all(x.dim() > 0 and x.shape[0] in cases for x in given)
+    if not batched or trusted.get(key) == 1:
         return gathered([one(shift) for shift in shifts])
     n = cases.pop()
 
     def stacked(x: Any) -> Any:
+        """(phases, n, …)."""
         if not isinstance(x, Tensor):
             return x
         if not fine(x):
-            return x.repeat(len(shifts), *(1,) * (x.dim() - 1))
+            return x.expand(len(shifts), *x.shape)
         axes: list[int] = []
         for m, s in zip(target, scale, strict=True):
             axes += [m // s, s]
         x, lead = x.reshape([*x.shape[:-d], *axes]), x.dim() - d
         order = [*(lead + 2 * j + 1 for j in range(d)), *range(lead), *(lead + 2 * j for j in range(d))]
-        return x.permute(order).flatten(0, d)
+        return x.permute(order).flatten(0, d - 1)
 
-    def parts(y: Any) -> list[Any]:
-        return [mapped(y, lambda v, j=j: v[j * n : (j + 1) * n]) for j in range(len(shifts))]
+    phases = mapped((inputs, named), stacked)
+
+    def groups(size: int) -> list[Any]:
+        """One answer per phase, from `size` phases at a time."""
+        values: list[Any] = []
+        for start in range(0, len(shifts), size):
+            count = min(size, len(shifts) - start)
+            given, options = mapped(phases, partial(_group, start=start, count=count))
+            y = source(*given, **options)
+            values += [mapped(y, partial(_part, start=j * n, count=n)) for j in range(count)]
+        return values
 
     if key in trusted:
-        y = source(*mapped(inputs, stacked), **mapped(named, stacked))
-        if isinstance(y, Tensor) and y.dim() >= rank:
-            phases = y.unflatten(0, (len(shifts), n)).movedim(0, -1)
-            return _joined(phases, refinement, d)
-        return gathered(parts(y))
+        return gathered(groups(trusted[key]))
     single = [one(shift) for shift in shifts]
-    trusted[key] = _agrees(lambda: parts(source(*mapped(inputs, stacked), **mapped(named, stacked))), single, n)
+    few = max(1, (SMALL - 1) // n)
+    sizes = [size for size in (len(shifts), few) if 1 < size <= len(shifts)]
+    trusted[key] = next((size for size in sizes if _agrees(lambda size=size: groups(size), single, n)), 1)  # type: ignore[misc]
     return gathered(single)
+
+
+def _group(x: Any, start: int, count: int) -> Any:
+    return x[start : start + count].flatten(0, 1) if isinstance(x, Tensor) else x
+
+
+def _part(x: Any, start: int, count: int) -> Any:
+    return x[start : start + count] if isinstance(x, Tensor) else x
 
 
 def _joined(stacked: Tensor, refinement: Refinement, d: int) -> Tensor:

@@ -130,7 +130,7 @@ class Call:
 class Refining(TorchFunctionMode):
     """Inside this context calls on tensors with a layout follow the rules; all other tensors are left alone."""
 
-    def __init__(self, refinement: Refinement, trusted: dict[Any, bool] | None = None, method: str = "point") -> None:
+    def __init__(self, refinement: Refinement, trusted: dict[Any, int] | None = None, method: str = "point") -> None:
         super().__init__()
         self.refinement = refinement
         self.method = method

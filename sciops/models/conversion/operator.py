@@ -107,7 +107,7 @@ class NeuralOperatorModule(nn.Module):
         self.lower, self.upper = (tuple(e[j] for e in ends) for j in (0, 1))
         self.report = Report()
         self.resampling = resampling
-        self._trusted: dict[Any, bool] = {}
+        self._trusted: dict[Any, int] = {}
         self._checked: dict[Any, tuple[list[Entry], list[str]]] = {}
 
     @property
@@ -279,7 +279,7 @@ class NeuralOperatorModule(nn.Module):
         target: tuple[int, ...],
     ) -> tuple[list[Entry], list[str]]:
         """What the network makes from sizes of the fine grid, against what it makes from those of the native one."""
-        window = (..., *(slice(refinement.origin(j), None, s) for j, s in enumerate(refinement.scale)))
+        window: Any = (..., *(slice(refinement.origin(j), None, s) for j, s in enumerate(refinement.scale)))
 
         def native(x: Any) -> Any:
             return x[window] if isinstance(x, Tensor) and tuple(x.shape[-self.ndim :]) == target else x

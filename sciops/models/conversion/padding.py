@@ -1,5 +1,6 @@
 """Padding by s times the native number of points, with values that continue the native rule between its points."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +19,9 @@ def pad(call: Call) -> Tensor:
     mode = call.argument(2, "mode", "constant") if call.name == "pad" else "constant"
     value: Any = call.argument(3, "value", None) if call.name == "pad" else call.argument(2, "value", 0.0)
     layout = list(call.layout(x))
+    fast = _at_once(call, x, widths) if mode == "circular" else None
+    if fast is not None:
+        return fast
     plain: list[int] = []
     for j in range(len(widths) // 2):
         dim = x.dim() - 1 - j
@@ -36,6 +40,25 @@ def pad(call: Call) -> Tensor:
     if tuple(layout) != call.layout(call.args[0]):
         call.note(f"{mode}, native widths times the refinement", True)
     return call.mode.mark(x, layout)
+
+
+def _at_once(call: Call, x: Tensor, widths: Sequence[int]) -> Tensor | None:
+    """Periodic padding of all axes in one step, where torch offers it."""
+    d, grid, layout = x.dim() - 2, call.refinement, list(call.layout(x))
+    fine: list[int] = []
+    for j in range(len(widths) // 2):
+        axis, (before, after) = layout[x.dim() - 1 - j], widths[2 * j : 2 * j + 2]
+        if not isinstance(axis, Space) or grid.kind[axis.axis] == "vertex" or min(before, after) < 0:
+            return None
+        s = grid.scale[axis.axis]
+        fine += [s * before, s * after]
+        layout[x.dim() - 1 - j] = Space(axis.axis, axis.n + before + after, axis.period)
+        if max(before, after) > axis.n:
+            return None
+    if len(widths) != 2 * d or not 1 <= d <= 3:
+        return None
+    call.note("circular, native widths times the refinement")
+    return call.mode.mark(F.pad(x, fine, mode="circular"), layout)
 
 
 def _along(

@@ -41,12 +41,11 @@ def check_weights(module: nn.Module) -> None:
 
 def check_inputs(module: nn.Module, values: Any) -> None:
     """Inputs have the device and the precision of the network, and of each other."""
-    like = next((p for p in module.parameters() if p.is_floating_point()), None)
+    like: Tensor | None = next((p for p in module.parameters() if p.is_floating_point()), None)
     for x in tensors(values):
         if not x.is_floating_point():
             continue
-        if like is None:
-            like = x
+        like = x if like is None else like
         for what, given, needed in (("on", x.device, like.device), ("of", x.dtype, like.dtype)):
             if given != needed:
                 raise ConversionError(
