@@ -82,7 +82,7 @@ def hat_values(taps: int, H: float, h: float) -> Float[Tensor, "k m"]:
     """hat((j h − z_k)/max(H, h)) at the grid offsets j = −r … r, every row with the sum one."""
     width = max(H, h)
     z = (torch.arange(taps, dtype=torch.float64) - (taps - 1) / 2) * H
-    reach = max(math.ceil((float(z[-1]) + width) / h - 1e-9) - 1, 0)
+    reach = max(math.ceil(((taps - 1) / 2 * H + width) / h - 1e-9) - 1, 0)
     j = torch.arange(-reach, reach + 1, dtype=torch.float64) * h
     hats = (1 - (j - z[:, None]).abs() / width).clamp(min=0)
     return hats / hats.sum(1, keepdim=True)

@@ -127,5 +127,6 @@ def windows(grid: Grid, target: Grid, axis: int, width: float) -> Int[Tensor, "m
     n = grid.shape[axis]
     if grid.layout[axis] != "periodic":
         low, high = low.clamp(0, n - 1), high.clamp(0, n - 1)
-    index = low[:, None] + torch.arange(int((high - low).max()) + 1)
+    # Lengths from numbers, not from tensors, so that torch.export can follow.
+    index = low[:, None] + torch.arange(min(math.floor(width / h + 1e-8) + 1, n))
     return torch.minimum(index, high[:, None]).remainder(n)

@@ -66,7 +66,7 @@ class SharpTranspose(nn.Module):
         out = x.new_zeros(x.shape[0], self.weight.shape[1], *target.shape)
         k = self.weight.shape[2]
         for alpha in itertools.product(range(self.stride), repeat=self.ndim):
-            index = [phases[axis].eq(a).nonzero().flatten() for axis, a in enumerate(alpha)]
+            index = [torch.tensor([i for i, b in enumerate(phases[axis]) if b == a]) for axis, a in enumerate(alpha)]
             if any(len(i) == 0 for i in index):
                 continue
             part = x.new_zeros(())
@@ -78,13 +78,15 @@ class SharpTranspose(nn.Module):
             out[place] = part
         return out if self.bias is None else out + self.bias.view(-1, *(1,) * self.ndim)
 
-    def _phases(self, grid: Grid, target: Grid, axis: int) -> Tensor:
-        """α of every target point along an axis, counted from the lower wall."""
+    def _phases(self, grid: Grid, target: Grid, axis: int) -> list[int]:
+        """α of every target point along an axis, counted from the lower wall; numbers, for torch.export."""
         cells = grid.lengths[axis] / self.spacing[axis]
         if grid.layout[axis] == "periodic" and abs(cells - round(cells)) > 1e-6 * cells:
             raise UsageError(f"The period {grid.lengths[axis]} of axis {axis} holds no whole number of spacings H.")
-        y = (target.axis(axis) - grid.lower[axis]) * self.stride / self.spacing[axis]
-        return (torch.floor(y + 1e-9).long() + self.padding).remainder(self.stride)
+        step = target.spacing[axis] * self.stride / self.spacing[axis]
+        start = 0.5 if target.layout[axis] == "cell" else 0.0
+        places = (math.floor((i + start) * step + 1e-9) for i in range(target.shape[axis]))
+        return [(place + self.padding) % self.stride for place in places]
 
     def _moved(
         self, x: Tensor, grid: Grid, target: Grid, index: Sequence[Tensor], taps: Sequence[int]
