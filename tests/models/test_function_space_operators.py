@@ -127,7 +127,8 @@ def test_the_operator_solver_builds_them_from_its_data(net: type) -> None:
         build_net({"class_path": path, "init_args": {"native": {"shape": [8, 8]}}})
 
 
-@pytest.mark.parametrize("name", ["vit", *(pytest.param(n, marks=pytest.mark.slow) for n in SMALL if n != "vit")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
 def test_export_at_another_size(name: str) -> None:
     net = build(name, Grid.box(8, ndim=2, layout="periodic")).eval()
     x = torch.randn(1, 1, 12, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
