@@ -96,7 +96,7 @@ class Window:
         for j, space in enumerate(found):
             y = y.narrow(lead + j, 0, grid.fine(space))
         if native is not None:
-            y = self.call.stamped(y, found, self.call.native(self.x, self.spaces), native, facts)
+            y = self.call.stamped(y, found, lambda: self.call.native(self.x, self.spaces), native, facts)
         return self.call.mode.mark(y, (*self.call.layout(self.x)[:lead], *found))
 
 

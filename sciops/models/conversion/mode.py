@@ -94,11 +94,11 @@ class Call:
         self,
         y: Tensor,
         spaces: Sequence[Space],
-        x: Tensor,
+        at_native: Callable[[], Tensor],
         source: Callable[[Tensor], Tensor],
         facts: tuple[Any, ...] | None,
     ) -> Tensor:
-        """y (…, *fine) with the source's own values at native points, where they differ in a bit; x: its native input.
+        """y (…, *fine) with the source's own values at native points, where they differ in a bit.
 
         Kernels of libraries choose their order of summation by sizes, so that one sum may be rounded in two ways. It is
         compared for each call of the same sizes (`facts`; None: it depends on values too) until it agreed on an input
@@ -107,6 +107,7 @@ class Call:
         key = None if facts is None else (self.name, *facts, tuple(y.shape), y.dtype, y.device, torch.get_num_threads())
         if key is not None and self.mode.trusted.get(key):
             return y
+        x = at_native()
         values, here = source(x), self._native(spaces)
         if key is not None and not torch.compiler.is_compiling() and torch.equal(y[here], values):
             filled = (x != 0).to(torch.float32).mean([j for j in range(x.dim()) if j != 1])

@@ -1,6 +1,7 @@
 """Operations that act on every point alike, and those that only rearrange axes."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def _vectorised(call: Call, out: Tensor, layout: Layout) -> Tensor:
     if not spaces or layout[-len(spaces) :] != tuple(spaces) or call.name.endswith("_") or out.numel() % VECTOR == 0:
         return out
     x = call.args[0]
-    native = call.native(x, spaces)
+    native = partial(call.native, x, spaces)
     return call.stamped(out, spaces, native, lambda b: call.func(b, *call.args[1:], **call.kwargs), None)
 
 

@@ -42,7 +42,7 @@ def synthesised(
     found = [resized(s, n, (r.numerator, r.denominator)) for s, n, r in zip(spaces, out.shape[-d:], ratio, strict=True)]
     assert [s.n for s in found] == list(sizes), "native sizes were predicted wrongly"
     y = grid.join(out.permute(*range(d, out.dim()), *range(d)), found)
-    y = call.stamped(y, found, call.native(x, spaces), native, (tuple(x.shape), *facts))
+    y = call.stamped(y, found, lambda: call.native(x, spaces), native, (tuple(x.shape), *facts))
     return call.mode.mark(y, (*call.layout(x)[:lead], *found))
 
 
