@@ -136,7 +136,7 @@ def test_sums_over_space_tend_to_integrals(name):
     net = SUMS[name]().double().eval()
     operator = to_neural_operator(net, (32, 32))
     with torch.no_grad():
-        values = [operator(waves(32 * s))[..., ::s, ::s] for s in (1, 2, 4, 8)]
+        values = [operator(waves(32 * s))[..., ::s, ::s] for s in (1, 2, 4)]
         assert torch.equal(values[0], net(waves(32)))
     scale = float(values[-1].norm())
     steps = [float((a - b).norm()) / scale for a, b in pairwise(values)]
@@ -347,7 +347,13 @@ def test_a_symbol_needs_a_period():
 
 def test_export_at_a_new_resolution():
     torch.manual_seed(9)
-    net = trained(UNet("circular", "transposed", "max", 4))
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, padding_mode="circular"),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(4),
+        nn.GELU(),
+        nn.ConvTranspose2d(4, 1, 2, 2),
+    ).eval()
     operator = to_neural_operator(net, (32, 32))
     x = torch.randn(2, 1, 64, 96)
     exported = torch.export.export(operator, (x,)).module()
