@@ -14,10 +14,11 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+
+from networks import UNet, trained  # the networks of the conformance tests
 
 from sciops.models.conversion.operator import to_neural_operator
-from tests.models.networks import UNet, trained
 
 
 def main() -> None:

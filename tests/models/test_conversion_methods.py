@@ -6,14 +6,13 @@ from itertools import pairwise, product
 import pytest
 import torch
 import torch.nn.functional as F
+from networks import AutoEncoder, Mixer, Normed, UNet, trained, waves
 from torch import nn
 
 from sciops.models.conversion.diagnosis import aliasing
 from sciops.models.conversion.kernels import hat_kernel, paper_kernel
 from sciops.models.conversion.layout import ConversionError
 from sciops.models.conversion.operator import to_neural_operator
-from tests.models.networks import AutoEncoder, Mixer, Normed, UNet, trained
-from tests.models.test_conversion import waves
 
 
 @pytest.mark.parametrize(("k", "s"), list(product(range(1, 10), range(2, 9))))

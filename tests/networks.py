@@ -296,3 +296,9 @@ def trained(net, shape=(32, 32)):
         for _ in range(3):
             net(torch.randn(2, 1, *shape, dtype=next(net.parameters()).dtype))
     return net.eval()
+
+
+def waves(n, ends=False):
+    x = torch.linspace(0, 1, n + int(not ends), dtype=torch.float64)[:n] * 2 * torch.pi
+    a, b = torch.meshgrid(x, x, indexing="ij")
+    return torch.stack([torch.sin(a + k) * torch.cos(2 * b) + 0.5 * torch.cos(3 * a - b) for k in range(2)])[:, None]
