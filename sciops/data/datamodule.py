@@ -131,9 +131,8 @@ class OperatorData(LightningDataModule):
 
             generate(recipe, self.data_path, self.generate_workers, self.device)
 
-    def setup(self, stage: str | None = None) -> None:
-        if self.pairs:
-            return
+    def _opened(self) -> dict[str, Dataset]:
+        """The splits of the file, made where it is missing, with a validation share where it has none."""
         if not self.data_path.exists():
             self.prepare_data()
         splits = dict(open_dataset(self.data_path, self._problem()))
@@ -141,6 +140,12 @@ class OperatorData(LightningDataModule):
             raise UsageError(f"{self.data_path} has no train split; it has {', '.join(splits)}.")
         if "valid" not in splits:
             splits["train"], splits["valid"] = split_off(splits["train"], self.valid or len(splits["train"]) // 10)
+        return splits
+
+    def setup(self, stage: str | None = None) -> None:
+        if self.pairs:
+            return
+        splits = self._opened()
         self.splits = splits
         train = splits["train"]
         names = [c.name for c in train.problem.inputs]

@@ -13,8 +13,6 @@ from sciops.core.errors import UsageError
 from sciops.core.random import generator
 from sciops.data.datamodule import MEMORY_LIMIT, OperatorData, Shuffled
 from sciops.data.normalise import Kind
-from sciops.data.open import open_dataset
-from sciops.data.part import split_off
 from sciops.data.windows import Window, Windowed, require_finite_frames, trajectory
 
 
@@ -146,13 +144,7 @@ class TrajectoryData(OperatorData):
     def setup(self, stage: str | None = None) -> None:
         if self.splits:
             return
-        if not self.data_path.exists():
-            self.prepare_data()
-        splits = dict(open_dataset(self.data_path, self._problem()))
-        if "train" not in splits:
-            raise UsageError(f"{self.data_path} has no train split; it has {', '.join(splits)}.")
-        if "valid" not in splits:
-            splits["train"], splits["valid"] = split_off(splits["train"], self.valid or len(splits["train"]) // 10)
+        splits = self._opened()
         if self.window is not None:
             splits = {name: Windowed(data, **vars(self.window)) for name, data in splits.items()}
         self.splits = splits

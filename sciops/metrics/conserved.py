@@ -1,5 +1,6 @@
 """Do conserved quantities stay conserved?"""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,6 +11,8 @@ from sciops.core.cases import Cases
 from sciops.core.errors import UsageError
 from sciops.core.field import Field
 from sciops.metrics.base import Metric, float64_pair
+
+Quantity = Callable[[Field], Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,15 @@ class Drift(Metric):
             raise UsageError(f"Metric {self.name} needs the cases, because the problem declares its invariants.")
         p, y = float64_pair(pred, true)
         pred, true = replace(pred, values=p), replace(true, values=y)
-        columns = []
-        for name, quantity in cases.problem.invariants().items():
-            if self.invariant in (None, name):
-                start = quantity(true)[:, :1].abs()
-                rounding = 1e-12 * quantity(replace(true, values=y.abs()))[:, :1].abs()
-                gap = (quantity(pred) - quantity(true)[:, :1]).abs()
-                columns.append(torch.where(start <= rounding, gap, gap / start).amax(1))
-        return torch.stack(columns, dim=1)
+        wanted = [q for name, q in cases.problem.invariants().items() if self.invariant in (None, name)]
+        return torch.stack([self.distance(quantity, pred, true) for quantity in wanted], dim=1)
+
+    def distance(self, quantity: Quantity, pred: Field, true: Field) -> Float[Tensor, " n"]:
+        """Of one quantity, in float64."""
+        start = quantity(true)[:, :1].abs()
+        rounding = 1e-12 * quantity(replace(true, values=true.values.abs()))[:, :1].abs()
+        gap = (quantity(pred) - quantity(true)[:, :1]).abs()
+        return torch.where(start <= rounding, gap, gap / start).amax(1)
 
     def applies(self, field: Field, cases: Cases | None = None) -> str | None:
         names = list(cases.problem.invariants()) if cases is not None else []
@@ -59,21 +63,13 @@ class DriftFromTruth(Drift):
     name: str = "drift_true"
     convention: str = "largest distance over time of each declared quantity from its true value, over its largest, mean"
 
-    def per_case(self, pred: Field, true: Field, cases: Cases | None = None) -> Float[Tensor, "n q"]:
-        if cases is None:
-            raise UsageError(f"Metric {self.name} needs the cases, because the problem declares its invariants.")
-        p, y = float64_pair(pred, true)
-        pred, true = replace(pred, values=p), replace(true, values=y)
-        columns = []
-        for name, quantity in cases.problem.invariants().items():
-            if self.invariant in (None, name):
-                known = quantity(true)
-                absolute = quantity(replace(true, values=y.abs())).abs().amax(1)
-                scale = known.abs().amax(1)
-                # Stored in float32, a zero mean is one of its roundings.
-                scale = torch.where(scale <= 1e-6 * absolute, absolute, scale)
-                columns.append((quantity(pred) - known).abs().amax(1) / scale)
-        return torch.stack(columns, dim=1)
+    def distance(self, quantity: Quantity, pred: Field, true: Field) -> Float[Tensor, " n"]:
+        known = quantity(true)
+        absolute = quantity(replace(true, values=true.values.abs())).abs().amax(1)
+        scale = known.abs().amax(1)
+        # Stored in float32, a zero mean is one of its roundings.
+        scale = torch.where(scale <= 1e-6 * absolute, absolute, scale)
+        return (quantity(pred) - known).abs().amax(1) / scale
 
 
 METRICS = (Drift(), DriftFromTruth())
