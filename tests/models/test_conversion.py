@@ -84,13 +84,48 @@ def test_attention_tends_to_a_limit(attention, extra):
     assert steps[0] > 2.5 * steps[1] > 5 * steps[2]
 
 
-def test_without_log_weights_a_class_token_would_drown():
+@pytest.mark.parametrize("attention", ["module", "sdpa", "explicit"])
+def test_a_class_token_keeps_its_share_beside_more_points(attention):
+    """A constant field without positions: all points are alike, so a refinement must change nothing at all."""
     torch.manual_seed(3)
-    net = ViT("explicit", True).double().eval()
+    net = ViT(attention, True).double().eval()
     operator = to_neural_operator(net, (32, 32))
     with torch.no_grad():
-        operator(waves(64))
+        net.positions.zero_()
+        native = net(torch.full((1, 1, 32, 32), 0.7, dtype=torch.float64))
+        fine = operator(torch.full((1, 1, 96, 96), 0.7, dtype=torch.float64))[..., ::3, ::3]
+    assert torch.allclose(fine, native, rtol=0, atol=1e-12)
     assert any("log-weights" in entry.rule for entry in operator.report.entries)
+
+
+@pytest.mark.parametrize("kind", ["periodic", "cell"])
+@pytest.mark.parametrize("name", ["convnext", "convlstm"])
+def test_between_native_points_every_phase_is_a_native_field(name, kind):
+    """Networks without strides, wrapped around: F(f)(x + H Z) depends on f(x + H Z) alone, at every x."""
+    torch.manual_seed(8)
+    net = trained(NETWORKS[name](), (16, 16)).double()
+    operator = to_neural_operator(net, (16, 16), grid=kind)
+    fine = torch.randn(1, 1, 48, 80, dtype=torch.float64)
+    with torch.no_grad():
+        y = operator(fine)
+        for a, b in ((0, 0), (1, 2), (2, 4), (0, 3)):
+            assert torch.allclose(y[..., a::3, b::5], net(fine[..., a::3, b::5].contiguous()), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["periodic", "cell"])
+@pytest.mark.parametrize("down", ["max", "average", "conv", "wide"])
+def test_strides_keep_fine_shifts(down, kind):
+    """Four fine points at the input are one fine point behind two strides of two, whatever the phase."""
+    torch.manual_seed(9)
+    whole = UNet("circular", "transposed", down, 4)
+    net = nn.Sequential(whole.encode[0], whole.pools[0], whole.encode[1], whole.pools[1], nn.Conv2d(8, 1, 1))
+    net = trained(net, (16, 16)).double()
+    operator = to_neural_operator(net, (16, 16), grid=kind)
+    fine = torch.randn(1, 1, 48, 80, dtype=torch.float64)
+    with torch.no_grad():
+        y, moved = operator(fine), operator(fine.roll((4, 8), (2, 3)))
+    assert y.shape[2:] == (12, 20)
+    assert torch.allclose(moved, y.roll((1, 2), (2, 3)), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("hard", [False, True])

@@ -52,7 +52,7 @@ def _at_once(call: Call, x: Tensor, widths: Sequence[int]) -> Tensor | None:
             return None
         s = grid.scale[axis.axis]
         fine += [s * before, s * after]
-        layout[x.dim() - 1 - j] = Space(axis.axis, axis.n + before + after, axis.period)
+        layout[x.dim() - 1 - j] = Space(axis.axis, axis.n + before + after, axis.n)
         if max(before, after) > axis.n:
             return None
     if len(widths) != 2 * d or not 1 <= d <= 3:
@@ -66,10 +66,12 @@ def _along(
 ) -> tuple[Tensor, Space]:
     grid = call.refinement
     s, first, n = grid.scale[axis.axis], grid.origin(axis.axis), x.shape[dim]
-    padded = Space(axis.axis, axis.n + before + after, axis.period if mode == "circular" else None)
+    # Who pads by wrapping around says that the axis is periodic, on cell grids too.
+    wraps = mode == "circular" and grid.kind[axis.axis] != "vertex"
+    padded = Space(axis.axis, axis.n + before + after, axis.n if wraps else None)
     if mode == "constant":
         return F.pad(x, [0, 0] * (x.dim() - 1 - dim) + [s * before, s * after], value=value), padded
-    if mode == "circular" and grid.kind[axis.axis] != "vertex":
+    if wraps:
         return extended(x, dim, s * before, s * after, n), padded
     last = first + s * (axis.n - 1)
     index = torch.arange(-s * before, n + s * after, device=x.device)
