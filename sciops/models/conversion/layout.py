@@ -1,7 +1,7 @@
 """Which axes of a tensor are space, how many points they have at the native size, and where finer points lie."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -45,7 +45,20 @@ class Mixed:
     factors: tuple[int | Space, ...]
 
 
-Axis = Space | Tokens | Mixed | None
+@dataclass(frozen=True)
+class Rows:
+    """`count` native rows of an axis from row `start` on, cut out by number: a network that pads by hand joins them to
+    the field. `of`: the field; `blank`: zeros in place of its values."""
+
+    space: Space
+    start: int
+    count: int
+    of: Tensor = field(compare=False, repr=False)
+    flipped: bool = False
+    blank: bool = False
+
+
+Axis = Space | Tokens | Mixed | Rows | None
 Layout = tuple[Axis, ...]
 """One entry per axis of a tensor; None for axes that are not space (cases, channels)."""
 
@@ -76,7 +89,7 @@ class Refinement:
             return axis.extra + _product(self.fine(f) for f in axis.factors)
         if isinstance(axis, Mixed):
             return _product(f if isinstance(f, int) else self.fine(f) for f in axis.factors)
-        return None
+        return axis.count if isinstance(axis, Rows) else None
 
     def split(self, x: Tensor, dims: Sequence[int], spaces: Sequence[Space], fill: float | None) -> Tensor:
         """(*lead, n₁, …, n_d, s₁, …, s_d): every phase of the fine grid as a field of native size.
@@ -122,6 +135,20 @@ def resized(space: Space, n: int, factor: tuple[int, int] = (1, 1)) -> Space:
     if space.period is not None and space.period * factor[1] % factor[0] == 0:
         period = space.period * factor[1] // factor[0]
     return replace(space, n=n, period=period, nodal=False)
+
+
+def described(layout: Sequence[Axis]) -> str:
+    """Native lengths of the axes of space, in words."""
+    said = []
+    for axis in layout:
+        if isinstance(axis, Space):
+            said.append(str(axis.n))
+        elif isinstance(axis, Tokens | Mixed):
+            lengths = [str(f if isinstance(f, int) else f.n) for f in axis.factors]
+            said.append("·".join(lengths) + (f" + {axis.extra}" if isinstance(axis, Tokens) and axis.extra else ""))
+        elif isinstance(axis, Rows):
+            said.append(f"{axis.count} rows")
+    return "(" + ", ".join(said) + ")"
 
 
 def _product(values: object) -> int:

@@ -35,6 +35,7 @@ class Window:
     stride: tuple[int, ...]
     reach: tuple[int, ...]
     padding: tuple[int, ...]
+    ceil: bool = False
 
     @property
     def d(self) -> int:
@@ -51,10 +52,11 @@ class Window:
     @property
     def found(self) -> list[Space]:
         """The axes of the output."""
-        sizes = [
-            (s.n + 2 * p - reach - 1) // r + 1
-            for s, r, reach, p in zip(self.spaces, self.stride, self.reach, self.padding, strict=True)
-        ]
+        sizes = []
+        for s, r, reach, p in zip(self.spaces, self.stride, self.reach, self.padding, strict=True):
+            room = s.n + 2 * p - reach - 1
+            up = self.ceil and room % r > 0 and (room // r + 1) * r < s.n + p  # the last window starts inside
+            sizes.append(room // r + 1 + int(up))
         if min(sizes) < 1:
             raise self.call.refuse("has a kernel larger than the native grid", "use a larger native_shape")
         return [resized(s, n, (r, 1)) for s, n, r in zip(self.spaces, sizes, self.stride, strict=True)]
@@ -82,7 +84,7 @@ class Window:
             if before == 0 and after <= 0:
                 continue
             widths = [0, 0] * (x.dim() - 1 - dim) + [before, max(after, 0)]
-            if any(self.padding):
+            if any(self.padding) or self.ceil:
                 x = F.pad(x, widths, value=fill)
             else:
                 period = None if space.period is None else space.period * self.scale[j]
@@ -175,16 +177,19 @@ def _maxima(d: int) -> Callable[[Call], Tensor]:
         names = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
         given = dict(zip(names, call.args, strict=False)) | call.kwargs
         x, kernel, stride, padding = _pooling_facts(call, given, d)
+        ceil = bool(given.get("ceil_mode", False))
         if given.get("return_indices"):
             raise call.refuse("returns indices, which name grid points and not places", "pool without return_indices")
         dilation = tuple_of(given.get("dilation", 1), d)
-        window = Window(call, x, stride, tuple(w * (k - 1) for w, k in zip(dilation, kernel, strict=True)), padding)
+        window = Window(
+            call, x, stride, tuple(w * (k - 1) for w, k in zip(dilation, kernel, strict=True)), padding, ceil
+        )
         wide = tuple(s * w for s, w in zip(window.scale, dilation, strict=True))
         function = _MAXIMA[d - 1]
         y = function(window.padded(-torch.inf), kernel, stride, 0, wide)
         call.note("largest of the samples at native distance", True, 1.0)
-        facts = (kernel, stride, padding, dilation)
-        return window.finish(y, lambda b: function(b, kernel, stride, padding, dilation), facts)
+        facts = (kernel, stride, padding, dilation, ceil)
+        return window.finish(y, lambda b: function(b, kernel, stride, padding, dilation, ceil), facts)
 
     return pool
 
@@ -194,6 +199,8 @@ def _averages(d: int) -> Callable[[Call], Tensor]:
         names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
         given = dict(zip(names, call.args, strict=False)) | call.kwargs
         x, kernel, stride, padding = _pooling_facts(call, given, d)
+        if given.get("ceil_mode"):
+            raise call.refuse("rounds sizes up (ceil_mode)", "use sizes that the stride divides, with ceil_mode=False")
         if any(padding) and not given.get("count_include_pad", True):
             raise call.refuse("leaves padding out of its means", "set count_include_pad=True")
         window = Window(call, x, stride, tuple(k - 1 for k in kernel), padding)
@@ -227,8 +234,6 @@ def taps(window: Window, padded: Tensor, kernel: Sequence[int]) -> list[Tensor]:
 def _pooling_facts(call: Call, given: dict[str, Any], d: int) -> tuple[Tensor, Any, Any, Any]:
     kernel = tuple_of(given["kernel_size"], d)
     stride = kernel if given.get("stride") in (None, [], ()) else tuple_of(given["stride"], d)
-    if given.get("ceil_mode"):
-        raise call.refuse("rounds sizes up (ceil_mode)", "use sizes that the stride divides, with ceil_mode=False")
     return given["input"], kernel, stride, tuple_of(given.get("padding", 0), d)
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from sciops.models.conversion.layout import ConversionError, Layout, Refinement, Space
+from sciops.models.conversion.layout import ConversionError, Layout, Refinement, Rows, Space
 
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 Rule = Callable[["Call"], Any]
 RULES: dict[str, Rule] = {}
 """Name of a torch function ↦ what it becomes on a finer grid."""
@@ -83,7 +84,14 @@ class Call:
         return ConversionError(f"{where}: {self.name} {reason}; {remedy}.")
 
     def native(self, x: Tensor, spaces: Sequence[Space]) -> Tensor:
-        """The native points of the last axes of a fine tensor."""
+        """The native points of the last axes of a fine tensor, in its memory format."""
+        if (
+            x.dim() in FORMATS
+            and x.shape[1] > 1
+            and not x.is_contiguous()
+            and x.is_contiguous(memory_format=FORMATS[x.dim()])
+        ):
+            return x[self._native(spaces)].contiguous(memory_format=FORMATS[x.dim()])
         return x[self._native(spaces)].contiguous()
 
     def _native(self, spaces: Sequence[Space]) -> Any:
@@ -141,6 +149,9 @@ class Refining(TorchFunctionMode):
         self.made: dict[tuple[str, str, int], Tensor] = {}
         self.visits: dict[tuple[str, str], int] = {}
         self.stack: list[str] = []
+        self.visited = ""
+        self.native: tuple[int, ...] = ()
+        self.trace: list[tuple[str, Layout]] = []
 
     @property
     def path(self) -> str:
@@ -161,6 +172,7 @@ class Refining(TorchFunctionMode):
             )
         if any(axis is not None for axis in layout):
             self.layouts[x] = layout
+            self.trace.append((self.path, layout))
         return x
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -171,11 +183,15 @@ class Refining(TorchFunctionMode):
         if name in PASSED:
             return func(*args, **kwargs)
         call = Call(self, func, args, kwargs)
+        if name not in OF_ROWS and any(isinstance(a, Rows) for x in tensors((args, kwargs)) for a in call.layout(x)):
+            raise call.refuse("meets rows cut out of a field by number", "cut with [a:-b], or use method='lattice'")
         if name not in RULES:
             raise call.refuse("has no rule on a finer grid", "use method='lattice', or write a rule for it")
         return RULES[name](call)
 
 
+OF_ROWS = names("cat concat concatenate flip zeros_like contiguous clone detach")
+"""What may be done with rows that are joined to pad a field."""
 PASSED = names(
     """
     __get__ dim size ndimension numel is_floating_point is_complex __len__ requires_grad_ stride storage_offset
@@ -205,6 +221,7 @@ def following(module: nn.Module, mode: Refining) -> Iterator[None]:
 
         def enter(_: nn.Module, __: Any, path: str = path) -> None:
             mode.stack.append(path)
+            mode.visited = path
 
         def leave(_: nn.Module, __: Any, ___: Any) -> None:
             mode.stack.pop()

@@ -17,13 +17,14 @@ from sciops.models.conversion import (  # noqa: F401
     padding,
     pointwise,
     shapes,
+    slices,
     statistics,
     synthesis,
 )
 from sciops.models.conversion.diagnosis import advice, aliasing, equivariance, indices
 from sciops.models.conversion.kernels import KERNELS
 from sciops.models.conversion.lattice import lattice, mapped
-from sciops.models.conversion.layout import ConversionError, Kind, Refinement, Space
+from sciops.models.conversion.layout import ConversionError, Kind, Refinement, Space, described
 from sciops.models.conversion.mode import Entry, Refining, Report, following, tensors
 from sciops.models.conversion.refusals import check_inputs, check_weights
 
@@ -241,12 +242,19 @@ class NeuralOperatorModule(nn.Module):
         self, inputs: Any, named: Any, refinement: Refinement, spaces: list[Space], target: tuple[int, ...]
     ) -> Any:
         """The network under the rules of the method, for fields with `target` points."""
-        mode, out = self._intercepted(inputs, named, refinement, spaces, target)
+        mode = self._mode(refinement)
+        try:
+            out = self._intercepted(mode, inputs, named, spaces, target)
+        except ConversionError as error:
+            self._native_run(mode, inputs, named, spaces, target, error)
+            raise
         entries, said = list(mode.entries.values()), []
-        if mode.made:
-            key = ("made", *((k, tuple(v.shape)) for k, v in mode.made.items()), refinement)
+        key = (refinement, *((tuple(x.shape), x.dtype) for x in tensors((inputs, named))))
+        if not torch.compiler.is_compiling():
             if key not in self._checked:
-                self._checked[key] = self._indices(mode, inputs, named, refinement, spaces, target)
+                native = self._native_run(mode, inputs, named, spaces, target)
+                found = indices(mode.made, native.made)
+                self._checked[key] = [entry for entry, _ in found], [text for _, text in found if text]
                 for text in self._checked[key][1]:
                     warnings.warn(text, stacklevel=3)
             entries, said = entries + self._checked[key][0], self._checked[key][1]
@@ -259,36 +267,57 @@ class NeuralOperatorModule(nn.Module):
 
         return mapped(out, lifted)
 
-    def _intercepted(
-        self, inputs: Any, named: Any, refinement: Refinement, spaces: list[Space], target: tuple[int, ...]
-    ) -> tuple[Refining, Any]:
+    def _mode(self, refinement: Refinement) -> Refining:
         mode = Refining(refinement, self._trusted, self.method)
+        mode.native = self.native_shape
+        return mode
+
+    def _intercepted(
+        self, mode: Refining, inputs: Any, named: Any, spaces: list[Space], target: tuple[int, ...]
+    ) -> Any:
         for x in tensors((inputs, named)):
             if tuple(x.shape[-self.ndim :]) == target:
                 mode.mark(x, (*(None,) * (x.dim() - self.ndim), *spaces))
-        with following(self.source, mode), mode:
-            return mode, self.source(*inputs, **named)
+        try:
+            with following(self.source, mode), mode:
+                return self.source(*inputs, **named)
+        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+            if isinstance(error, ConversionError):
+                raise
+            text = str(error).strip().split("\n")[0]
+            raise ConversionError(
+                f"{mode.visited or '(top level)'}: the network's own code stops at {target} points with "
+                f"{type(error).__name__}: {text}; it is written for one size: use method='lattice'."
+            ) from error
 
-    def _indices(
+    @torch.no_grad()
+    def _native_run(
         self,
         fine: Refining,
         inputs: Any,
         named: Any,
-        refinement: Refinement,
         spaces: list[Space],
         target: tuple[int, ...],
-    ) -> tuple[list[Entry], list[str]]:
-        """What the network makes from sizes of the fine grid, against what it makes from those of the native one."""
-        window: Any = (..., *(slice(refinement.origin(j), None, s) for j, s in enumerate(refinement.scale)))
+        error: Exception | None = None,
+    ) -> Refining:
+        """The same rules on the native points: whatever the network decides by a size, it has to decide as there."""
+        scale, origin = fine.refinement.scale, fine.refinement.origin
+        window: Any = (..., *(slice(origin(j), None, s) for j, s in enumerate(scale)))
 
         def native(x: Any) -> Any:
             return x[window] if isinstance(x, Tensor) and tuple(x.shape[-self.ndim :]) == target else x
 
-        one = Refinement((1,) * self.ndim, self.kinds)
-        with torch.no_grad():
-            mode, _ = self._intercepted(mapped(inputs, native), mapped(named, native), one, spaces, self.native_shape)
-        found = indices(fine.made, mode.made)
-        return [entry for entry, _ in found], [text for _, text in found if text]
+        mode = self._mode(Refinement((1,) * self.ndim, self.kinds))
+        self._intercepted(mode, mapped(inputs, native), mapped(named, native), spaces, self.native_shape)
+        for (path, found), (there, expected) in zip(fine.trace, mode.trace, strict=False):
+            if path != there or found != expected:
+                raise ConversionError(
+                    f"{path or '(top level)'}: the network decides by the size of the grid (it pads to a multiple, for "
+                    f"instance): with {target} points it makes {described(found)}, with {self.native_shape} points "
+                    f"{described(expected)} in native points; choose a native_shape with which both agree, or use "
+                    "method='lattice'."
+                ) from error
+        return mode
 
 
 def _ends(y: Tensor, shape: Sequence[int]) -> bool:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sciops.models.conversion.layout import Space
+from sciops.models.conversion.layout import Rows, Space
 from sciops.models.conversion.local import extended
 from sciops.models.conversion.mode import Call, rule
 
@@ -40,6 +40,57 @@ def pad(call: Call) -> Tensor:
     if tuple(layout) != call.layout(call.args[0]):
         call.note(f"{mode}, native widths times the refinement", True)
     return call.mode.mark(x, layout)
+
+
+def padded_by_hand(call: Call, parts: Sequence[Tensor], dim: int) -> Tensor:
+    """cat of native rows and the field that they were cut from: circular, reflected or replicated values, or zeros."""
+    axes = [call.layout(p)[dim] for p in parts]
+    middle = [j for j, axis in enumerate(axes) if isinstance(axis, Space)]
+    if len(middle) != 1:
+        raise call.refuse("joins rows to no field, or to several", "pad by torch.nn.functional.pad")
+    x, axis = parts[middle[0]], axes[middle[0]]
+    assert isinstance(axis, Space)
+    sides = [
+        _kind(call, x, axis, pieces, dim, low)
+        for low, pieces in ((True, parts[: middle[0]]), (False, parts[middle[0] + 1 :]))
+    ]
+    (first, before), (second, after) = sides
+    layout = list(call.layout(x))
+    wraps = "circular" in (first, second)
+    if first is not None and second is not None and first != second and wraps:
+        raise call.refuse("pads one end periodically and the other otherwise", "pad both ends alike")
+    if first is None or second is None or first == second:
+        mode = first or second or "constant"
+        x, layout[dim] = _along(call, x, dim, axis, before, after, mode, 0.0)
+    else:
+        x, axis = _along(call, x, dim, axis, 0, after, second, 0.0)
+        x, layout[dim] = _along(call, x, dim, axis, before, 0, first, 0.0)
+    call.note(f"{first or second or 'constant'}, native widths times the refinement")
+    return call.mode.mark(x, layout)
+
+
+def _kind(call: Call, x: Tensor, axis: Space, pieces: Sequence[Tensor], dim: int, low: bool) -> tuple[str | None, int]:
+    """(mode, width) of what stands before (`low`) or behind the field x."""
+    width = sum(p.shape[dim] for p in pieces)
+    if not width:
+        return None, 0
+    n, rows = axis.n, [call.layout(p)[dim] for p in pieces]
+    if all((r is None and not p.any()) or (isinstance(r, Rows) and r.blank) for r, p in zip(rows, pieces, strict=True)):
+        return "constant", width
+    if all(isinstance(r, Rows) and not r.blank and r.of is x for r in rows):
+        edge = 0 if low else n - 1
+        if all(r.start == edge and r.count == 1 for r in rows):  # type: ignore[union-attr]
+            return "replicate", width
+        if len(rows) == 1:
+            row: Any = rows[0]
+            if not row.flipped and row.start == (n - width if low else 0):
+                return "circular", width
+            if row.flipped and row.start == (1 if low else n - 1 - width):
+                return "reflect", width
+    raise call.refuse(
+        "joins rows of a field to its ends in an order that is no padding",
+        "pad by torch.nn.functional.pad in mode circular, reflect or replicate, or use method='lattice'",
+    )
 
 
 def _at_once(call: Call, x: Tensor, widths: Sequence[int]) -> Tensor | None:

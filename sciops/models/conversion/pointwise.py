@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sciops.models.conversion.diagnosis import native_points, witness
-from sciops.models.conversion.layout import Axis, Layout, Mixed, Space, Tokens
+from sciops.models.conversion.layout import Axis, Layout, Mixed, Rows, Space, Tokens
 from sciops.models.conversion.mode import Call, names, rule, tensors
 
 VECTOR = 64
@@ -38,7 +38,7 @@ ARITHMETIC = names(
 SAME = names(
     """
     contiguous clone detach to float double half bfloat16 type_as requires_grad_ alpha_dropout cpu cuda identity
-    zeros_like ones_like full_like empty_like rand_like randn_like nan_to_num channels_last
+    zeros_like ones_like full_like as_tensor asarray empty_like rand_like randn_like nan_to_num channels_last
     """
 )
 
@@ -73,7 +73,10 @@ def _vectorised(call: Call, out: Tensor, layout: Layout) -> Tensor:
 @rule(*SAME)
 def same(call: Call) -> Any:
     """What changes no axis."""
-    return call.mode.mark(call.run(), call.layout(call.args[0]))
+    layout = call.layout(call.args[0])
+    if call.name == "zeros_like":
+        layout = tuple(replace(a, blank=True) if isinstance(a, Rows) else a for a in layout)
+    return call.mode.mark(call.run(), layout)
 
 
 @rule("dropout", "dropout1d", "dropout2d", "dropout3d", "dropout_", "feature_dropout", "feature_alpha_dropout")

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciops.models.conversion.layout import Axis, Layout, Mixed, Refinement, Space, Tokens
-from sciops.models.conversion.local import every
+from sciops.models.conversion.layout import Axis, Layout, Mixed, Refinement, Rows, Space, Tokens
 from sciops.models.conversion.mode import Call, rule
+from sciops.models.conversion.padding import padded_by_hand
 
 Atom = tuple[Any, int, int]
 """(what, fine length, native length) of a piece of an axis that a reshape must keep whole; None pieces may be cut."""
@@ -178,6 +178,8 @@ def cat(call: Call) -> Tensor:
         return call.mode.mark(call.run(), _inserted(_common(call, layouts), dim))
     dim %= parts[0].dim()
     along = [layout[dim] for layout in layouts]
+    if any(isinstance(axis, Rows) for axis in along) or _blank_ends(call, parts, along):
+        return padded_by_hand(call, parts, dim)
     common = list(_common(call, [(*layout[:dim], None, *layout[dim + 1 :]) for layout in layouts]))
     plain = [p not in call.mode.layouts for p in parts]
     if any(plain):
@@ -194,6 +196,16 @@ def cat(call: Call) -> Tensor:
         extra = sum(p.shape[dim] for p in before) + (last.extra if isinstance(last, Tokens) else 0)
         common[dim] = Tokens(factors, extra)  # type: ignore[arg-type]
     return call.mode.mark(torch.cat(parts, dim), common)
+
+
+def _blank_ends(call: Call, parts: Sequence[Tensor], along: Sequence[Axis]) -> bool:
+    """Zeros behind a field, as one joins them to pad it."""
+    fields = [j for j, axis in enumerate(along) if isinstance(axis, Space)]
+    if len(fields) != 1 or fields[0] == len(parts) - 1 or torch.compiler.is_compiling():
+        return False
+    return all(
+        axis is None and not p.any() for j, (p, axis) in enumerate(zip(parts, along, strict=True)) if j != fields[0]
+    )
 
 
 def _common(call: Call, layouts: list[Layout]) -> Layout:
@@ -238,88 +250,3 @@ def roll(call: Call) -> Tensor:
         moved.append(shift if axis is None else shift * call.refinement.scale[axis.axis])
     call.note("native shift times the refinement", True)
     return call.mode.mark(torch.roll(x, moved, dims), layout)
-
-
-@rule("__getitem__", "narrow", "select")
-def getitem(call: Call) -> Tensor:
-    """Slices. On axes of space a:−b counts native points, a bare end :m is a size of the network's own tensors, a step
-    is a stride; one row is refused."""
-    x = call.args[0]
-    if call.name != "__getitem__":
-        raise call.refuse("names grid points by number", "slice with [...]")
-    index = call.args[1] if isinstance(call.args[1], tuple) else (call.args[1],)
-    if any(isinstance(i, Tensor | list) for i in index):
-        raise call.refuse("picks points by an index tensor", "use method='lattice'")
-    used = sum(i is not None and i is not Ellipsis for i in index)
-    if Ellipsis in index:
-        at = index.index(Ellipsis)
-        index = (*index[:at], *(slice(None),) * (x.dim() - used), *index[at + 1 :])
-    layout, out, dim = list(call.layout(x)), x, 0
-    for item in index:
-        if item is None:
-            out = out.unsqueeze(dim)
-            layout.insert(dim, None)
-            dim += 1
-            continue
-        axis = layout[dim]
-        if axis is None or item == slice(None):
-            out = out[(slice(None),) * dim + (item,)]
-            if isinstance(item, int):
-                layout.pop(dim)
-            else:
-                dim += 1
-            continue
-        out, new = _cut(call, out, dim, axis, item, layout)
-        if isinstance(item, int):
-            layout.pop(dim)
-        else:
-            layout[dim] = new
-            dim += 1
-    return call.mode.mark(out, layout)
-
-
-def _cut(call: Call, x: Tensor, dim: int, axis: Axis, item: Any, layout: list[Axis]) -> tuple[Tensor, Axis]:
-    picked = x[(slice(None),) * dim + (item,)]
-    if isinstance(axis, Tokens) and axis.extra:
-        if isinstance(item, int) and 0 <= item < axis.extra:
-            return picked, None
-        if isinstance(item, slice) and item.step in (None, 1):
-            start, stop = item.start or 0, item.stop
-            if start == axis.extra and stop is None:
-                return picked, Tokens(axis.factors) if len(axis.factors) > 1 else axis.factors[0]
-            if stop is not None and 0 < stop <= axis.extra:
-                return picked, None
-    if isinstance(item, int):
-        raise call.refuse(f"[{item}] names a grid row and not a place", "evaluate at a coordinate")
-    if not isinstance(axis, Space):
-        raise call.refuse("cuts a flattened axis of space", "cut before flattening, or use method='lattice'")
-    grid = call.refinement
-    s, ends = grid.scale[axis.axis], grid.kind[axis.axis] == "vertex"
-    start, stop, step = item.start or 0, item.stop, item.step or 1
-    if step > 1:
-        if start or stop is not None or dim != x.dim() - 1:
-            if start or stop is not None:
-                raise call.refuse(f"[{start}:{stop}:{step}] takes a part of every so many points", "slice twice")
-            moved = call.mode.mark(x.movedim(dim, -1), [*layout[:dim], *layout[dim + 1 :], axis])
-            out = every(call, moved, step)
-            new = call.layout(out)[-1]
-            return out.movedim(-1, dim), new
-        out = every(call, call.mode.mark(x, layout), step)
-        return out, call.layout(out)[-1]
-    if start < 0 or (stop is not None and stop >= 0 and start > 0):
-        raise call.refuse(f"[{start}:{stop}] names grid rows and not places", "cut with [a:-b]")
-    cut_end = 0
-    if stop is not None and stop < 0:
-        cut_end = -stop
-    elif stop is not None:
-        m, rest = divmod(stop - 1, s) if ends else divmod(stop, s)
-        m += int(ends)
-        if rest or m > axis.n:
-            raise call.refuse(
-                f"[:{stop}] is no level of a grid refined {s} times", "take the size from a tensor of the network"
-            )
-        cut_end = axis.n - m
-    n = axis.n - start - cut_end
-    period = None if axis.period is None or n < axis.period else axis.period
-    new = Space(axis.axis, n, period)
-    return x.narrow(dim, s * start, grid.fine(new)), new
