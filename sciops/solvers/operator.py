@@ -195,7 +195,8 @@ class OperatorSolver(Solver):
             parts = [module(x) for x in cases.inputs.values[:, 0, columns].split(self.batch_size)]
         u = torch.cat(parts).clone().to(cases.dtype)
         u = resample(u, cases.domain, out, "cubic", cases.problem.boundary)
-        field = Field.steady(u, out, module.facts["outputs"])
+        # Of a problem that moves, the one asked frame; a steady one has the time 0.
+        field = Field(u[:, None], out, tuple(module.facts["outputs"]), cases.times[-1:])
         return checked(Solution(field, [Status.OK] * len(cases)))
 
     def parameters(self) -> int:

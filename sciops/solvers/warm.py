@@ -24,7 +24,7 @@ class Assisted(Discrete):
         self, first: Solver | dict[str, Any], linear: LinearSolver | dict[str, Any], seed: int, **options: Any
     ) -> None:
         super().__init__(linear, **options)
-        self.first = _built(first, seed)
+        self.first = built(first, seed)
         self.needs = self.needs | self.first.needs
         self.trained = self.first.trained
 
@@ -122,7 +122,7 @@ class Warm(Assisted):
         return answer
 
 
-def _built(first: Solver | dict[str, Any], seed: int) -> Solver:
+def built(first: Solver | dict[str, Any], seed: int) -> Solver:
     """The solver that {class_path, init_args} describes; the seed of the comparison is passed on where it is taken."""
     if isinstance(first, Solver):
         return first
