@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from torch.overrides import has_torch_function_unary
 
 from sciops.core.errors import UsageError
 
@@ -37,8 +35,6 @@ def ghost_mode(kind: str, layout: str = "node") -> str:
 
 def add_ghosts(x: Float[Tensor, "n c *s"], axis: int, low: int, high: int, mode: str) -> Float[Tensor, "n c *t"]:
     """x with `low` and `high` ghost layers along one axis; concatenation keeps the memory format of x."""
-    if has_torch_function_unary(x):
-        return _padded(x, axis, low, high, mode)
     n = x.shape[axis]
     if mode == CIRCULAR:
         parts = [x.narrow(axis, n - low, low), x, x.narrow(axis, 0, high)]
@@ -50,14 +46,6 @@ def add_ghosts(x: Float[Tensor, "n c *s"], axis: int, low: int, high: int, mode:
         parts = [torch.zeros_like(x.narrow(axis, 0, 1))] * low + [x]
         parts += [torch.zeros_like(x.narrow(axis, 0, 1))] * high
     return torch.cat(parts, dim=axis)
-
-
-def _padded(x: Tensor, axis: int, low: int, high: int, mode: str) -> Tensor:
-    """The same values by one torch function, for modes that follow functions, such as a conversion to an operator."""
-    amounts = [0, 0] * (x.dim() - 2)
-    at = 2 * (x.dim() - 1 - axis)
-    amounts[at : at + 2] = [low, high]
-    return F.pad(x, amounts, "constant" if mode == ZEROS else mode)
 
 
 def enforce_dirichlet(

@@ -104,8 +104,7 @@ class UNet(nn.Module):
             x = block(torch.cat([skips.pop(), up(x)], dim=1))
         x = self.head(x)
         for axis, n in enumerate(shape, start=2):
-            if x.shape[axis] > n:
-                x = x.narrow(axis, 0, n)
+            x = x.narrow(axis, 0, n)
         return x
 
     def _fit(self, x: Tensor) -> Tensor:
