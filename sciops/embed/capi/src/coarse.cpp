@@ -7,9 +7,6 @@ namespace sciops {
 
 namespace {
 
-/* Added beside the unit diagonal in units of rounding: a null space stays large but positive. */
-constexpr double shift = 10.0;
-
 /* Lower factor in place; false if the matrix is not positive definite in rounding. */
 bool factorise(std::vector<double> &a, std::size_t n) {
     for (std::size_t j = 0; j < n; ++j) {
@@ -30,7 +27,7 @@ bool factorise(std::vector<double> &a, std::size_t n) {
 
 } // namespace
 
-CoarseSolver::CoarseSolver(const Shape &space, const std::vector<double> &stencil, double epsilon)
+CoarseSolver::CoarseSolver(const Shape &space, const std::vector<double> &stencil, double shift)
     : size_(std::size_t(points(space))), root_(size_), factor_(size_ * size_, 0.0) {
     const int ndim = int(space.size());
     const std::size_t entries = stencil.size() / size_, centre = entries / 2;
@@ -54,7 +51,8 @@ CoarseSolver::CoarseSolver(const Shape &space, const std::vector<double> &stenci
             factor_[j * size_ + i] += half;
         }
     }
-    for (std::size_t i = 0; i < size_; ++i) factor_[i * size_ + i] += (root_[i] > 0.0 ? 0.0 : 1.0) + shift * epsilon;
+    // A null space stays large but positive.
+    for (std::size_t i = 0; i < size_; ++i) factor_[i * size_ + i] += (root_[i] > 0.0 ? 0.0 : 1.0) + shift;
     if (factorise(factor_, size_)) return;
     // Not definite in rounding: keep the unit diagonal, the outer iteration still converges.
     factor_.assign(size_ * size_, 0.0);

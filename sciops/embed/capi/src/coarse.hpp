@@ -10,8 +10,8 @@ namespace sciops {
 /* Cholesky factorisation, in double precision, of D^-1/2 A D^-1/2 + shift of a small stencil system. */
 class CoarseSolver {
 public:
-    /* stencil (3^d, *space), offsets in row-major order. `epsilon`: rounding of the levels above. */
-    CoarseSolver(const Shape &space, const std::vector<double> &stencil, double epsilon);
+    /* stencil (3^d, *space), offsets in row-major order. `shift`: added to the unit diagonal. */
+    CoarseSolver(const Shape &space, const std::vector<double> &stencil, double shift);
     /* x = A^-1 b in place. */
     void solve(std::vector<double> &x) const;
 

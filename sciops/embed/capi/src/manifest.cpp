@@ -19,6 +19,7 @@ namespace {
 
 constexpr int schema = 1;
 constexpr std::size_t largest_manifest = 16 << 20;
+constexpr std::int64_t largest_factor = 4000;
 
 std::string contents(const std::string &path) {
     std::unique_ptr<std::FILE, int (*)(std::FILE *)> file(std::fopen(path.c_str(), "rb"), std::fclose);
@@ -62,6 +63,37 @@ std::vector<Channel> channels(const Json &json) {
     if (json.is_null()) return out;
     for (const Json &one : json.array()) out.push_back({required(one, "name").string(), maybe(one["lower"]), maybe(one["upper"])});
     return out;
+}
+
+std::vector<std::string> names(const Json &json) {
+    std::vector<std::string> out;
+    for (const Json &one : json.array()) out.push_back(one.string());
+    return out;
+}
+
+/* Where an offset stands among the 3^d in row-major order. */
+int place_of(const Json &offset, int ndim) {
+    if (int(offset.array().size()) != ndim) throw std::runtime_error("an offset has the wrong number of axes");
+    int place = 0;
+    for (const Json &one : offset.array()) {
+        const double o = one.number();
+        if (o != -1.0 && o != 0.0 && o != 1.0) throw std::runtime_error("an offset is not -1, 0 or 1");
+        place = 3 * place + int(o) + 1;
+    }
+    return place;
+}
+
+void read_levels(const Json &multigrid, Manifest &m) {
+    m.coarsest = std::int64_t(required(multigrid, "coarsest").number());
+    m.shift = required(multigrid, "shift").number();
+    for (const Json &one : required(multigrid, "levels").array()) {
+        LevelPrograms level{required(one, "setup").string(), required(one, "down").string(), required(one, "up").string(), {}};
+        for (const Json &offset : required(one, "offsets").array()) level.places.push_back(place_of(offset, m.ndim));
+        m.levels.push_back(std::move(level));
+    }
+    if (m.levels.empty()) throw std::runtime_error("'levels' of the multigrid is empty");
+    if (m.coarsest < 1 || m.coarsest > largest_factor)
+        throw std::runtime_error("'coarsest' of the multigrid is not between 1 and 4000");
 }
 
 bool flag(const Json &json) { return !json.is_null() && json.boolean(); }
@@ -123,11 +155,11 @@ Manifest interpret(const std::string &folder, std::string text) {
     m.linear = flag(json["linear"]);
     m.symmetric = flag(json["symmetric"]);
     m.positive = flag(json["positive"]);
-    if (m.kind == Kind::multigrid) {
-        const Json &multigrid = required(json, "multigrid");
-        m.coarsest = std::int64_t(required(multigrid, "coarsest").number());
-        m.states = int(required(multigrid, "states").array().size());
-    }
+    for (const auto &[name, entry] : required(json, "entries").object())
+        m.entries[name] = {names(required(entry, "inputs")), names(required(entry, "outputs"))};
+    if (m.kind == Kind::multigrid) read_levels(required(json, "multigrid"), m);
+    for (const std::string &name : m.programs())
+        if (m.entries.find(name) == m.entries.end()) throw std::runtime_error("there is no entry '" + name + "'");
     if (m.kind == Kind::operator_ && (m.inputs.empty() || m.outputs.empty()))
         throw std::runtime_error("an operator without inputs or outputs");
     m.torch = required(required(json, "versions"), "torch").string();
@@ -151,6 +183,16 @@ Manifest Manifest::read(const std::string &folder) {
         throw Failure(SCIOPS_FILE, "The file " + path + " is no manifest of an artefact (" + error.what() +
                                        "); export it again.");
     }
+}
+
+std::vector<std::string> Manifest::programs() const {
+    if (kind == Kind::operator_) return {"solve"};
+    if (kind == Kind::direction) return {"apply"};
+    std::vector<std::string> out;
+    for (const auto &level : levels)
+        for (const std::string &name : {level.setup, level.down, level.up})
+            if (std::find(out.begin(), out.end(), name) == out.end()) out.push_back(name);
+    return out;
 }
 
 std::string Manifest::package(int precision) const {

@@ -11,7 +11,7 @@ namespace sciops {
 namespace {
 
 /* Couplings of the wrong sign up to this share of the largest diagonal entry count as rounding of zero. */
-constexpr double rounding = 1e-12;
+constexpr double rounding = 1e-9;
 
 std::string place(const Shape &shape, std::int64_t cell) {
     std::string out;

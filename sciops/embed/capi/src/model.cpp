@@ -20,21 +20,12 @@ int chosen(const Manifest &manifest, int wanted) {
                                     manifest.name + "' has no such package; ask for 0, the lowest that it has.");
 }
 
-std::vector<std::string> entries(Kind kind) {
-    switch (kind) {
-    case Kind::operator_: return {"solve"};
-    case Kind::direction: return {"apply"};
-    case Kind::multigrid: return {"setup", "down", "up"};
-    }
-    return {};
-}
-
 } // namespace
 
 Model::Model(const std::string &folder, int precision, int threads)
     : manifest_(Manifest::read(folder)), precision_(chosen(manifest_, precision)), threads_(threads) {
     manifest_.require_runtime(backend().runtime);
-    for (const auto &entry : entries(manifest_.kind))
+    for (const auto &entry : manifest_.programs())
         networks_.emplace(entry, std::make_unique<const Network>(manifest_.package(precision_), entry));
 }
 
