@@ -61,34 +61,34 @@ def cavity(folder: Path, cells: int, steps: int, pressure: str, tolerance: float
     if ndim == 3:
         walls = "frontAndBack { type wall; faces ((0 3 2 1) (4 5 6 7)); }"
     points = " ".join(f"({x} {y} {z})" for z in (0, depth) for x, y in ((0, 0), (0.1, 0), (0.1, 0.1), (0, 0.1)))
-    _write(
+    write(
         folder / "system/blockMeshDict",
         f"vertices ( {points} ); blocks ( hex (0 1 2 3 4 5 6 7) ({cells} {cells} {layers}) simpleGrading (1 1 1) ); "
         "edges (); boundary ( movingLid { type wall; faces ((3 7 6 2)); } "
         f"fixedWalls {{ type wall; faces ((0 4 7 3) (2 6 5 1) (1 5 4 0)); }} {walls} );",
     )
     sides = "type noSlip;" if ndim == 3 else "type empty;"
-    _write(
+    write(
         folder / "0/U",
         "dimensions [0 1 -1 0 0 0 0]; internalField uniform (0 0 0); boundaryField { fixedWalls { type noSlip; } "
         f"movingLid {{ type fixedValue; value uniform (1 0 0); }} frontAndBack {{ {sides} }} }}",
         "volVectorField",
     )
     sides = "type zeroGradient;" if ndim == 3 else "type empty;"
-    _write(
+    write(
         folder / "0/p",
         "dimensions [0 2 -2 0 0 0 0]; internalField uniform 0; boundaryField { fixedWalls { type zeroGradient; } "
         f"movingLid {{ type zeroGradient; }} frontAndBack {{ {sides} }} }}",
         "volScalarField",
     )
-    _write(folder / "constant/transportProperties", "nu 0.01;")
-    _write(
+    write(folder / "constant/transportProperties", "nu 0.01;")
+    write(
         folder / "system/fvSchemes",
         "ddtSchemes { default Euler; } gradSchemes { default Gauss linear; } "
         "divSchemes { default none; div(phi,U) Gauss linear; } laplacianSchemes { default Gauss linear orthogonal; } "
         "interpolationSchemes { default linear; } snGradSchemes { default orthogonal; }",
     )
-    _write(
+    write(
         folder / "system/fvSolution",
         f"solvers {{ p {{ {pressure} tolerance {tolerance}; relTol 0; }} pFinal {{ $p; }} "
         "U { solver smoothSolver; smoother symGaussSeidel; tolerance 1e-12; relTol 0; } } "
@@ -132,7 +132,15 @@ class Run:
     @property
     def seconds(self) -> float:
         """OpenFOAM's ExecutionTime: CPU seconds at the end of the last step."""
-        return float(re.findall(r"ExecutionTime = ([\d.]+) s", self.text)[-1])
+        return self._clock()[-1]
+
+    @property
+    def steady_seconds(self) -> float:
+        """The same without the first step."""
+        return self._clock()[-1] - self._clock()[0]
+
+    def _clock(self) -> list[float]:
+        return [float(number) for number in re.findall(r"ExecutionTime = ([\d.]+) s", self.text)]
 
     @property
     def grids(self) -> list[tuple[str, str]]:
@@ -142,15 +150,15 @@ class Run:
 
 def mesh(folder: Path, renumber: bool = False, ranks: int = 1, split: str = "(2 1 1)") -> None:
     """blockMesh, then setFields where the case has it, renumberMesh and decomposePar where asked."""
-    _must(folder, "blockMesh")
+    must(folder, "blockMesh")
     if (folder / "system/setFieldsDict").exists():
-        _must(folder, "setFields")
+        must(folder, "setFields")
     if renumber:
-        _must(folder, "renumberMesh", "-overwrite")
+        must(folder, "renumberMesh", "-overwrite")
     if ranks > 1:
         text = f"numberOfSubdomains {ranks}; method simple; coeffs {{ n {split}; }}"
-        _write(folder / "system/decomposeParDict", text)
-        _must(folder, "decomposePar", "-force")
+        write(folder / "system/decomposeParDict", text)
+        must(folder, "decomposePar", "-force")
 
 
 def run(folder: Path, plugin: Path | None = None, ranks: int = 1, limit: float = 600) -> Run:
@@ -165,7 +173,7 @@ def run(folder: Path, plugin: Path | None = None, ranks: int = 1, limit: float =
             control.write('libs ("libsciopsFoam.so");\n')
     result = subprocess.run(command, cwd=folder, env=environment(plugin), capture_output=True, text=True, timeout=limit)
     if ranks > 1 and result.returncode == 0:
-        _must(folder, "reconstructPar", "-latestTime")
+        must(folder, "reconstructPar", "-latestTime")
     return Run(result.stdout + result.stderr, result.returncode)
 
 
@@ -181,7 +189,7 @@ def field(folder: Path, name: str) -> NDArray[np.float64]:
 
 
 def _control(folder: Path, application: str, step: float, steps: int) -> None:
-    _write(
+    write(
         folder / "system/controlDict",
         f"application {application}; startFrom startTime; startTime 0; stopAt endTime; endTime {step * steps:.12g}; "
         f"deltaT {step:.12g}; writeControl timeStep; writeInterval {steps}; writeFormat ascii; writePrecision 16; "
@@ -190,7 +198,8 @@ def _control(folder: Path, application: str, step: float, steps: int) -> None:
     )
 
 
-def _write(path: Path, text: str, kind: str = "dictionary") -> None:
+def write(path: Path, text: str, kind: str = "dictionary") -> None:
+    """A dictionary or field of a case, with its header."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(HEADER.format(kind=kind, name=path.name) + text + "\n")
 
@@ -219,7 +228,8 @@ def _replace_solver(folder: Path, name: str, text: str) -> None:
     path.write_text(body)
 
 
-def _must(folder: Path, *command: str) -> None:
+def must(folder: Path, *command: str) -> None:
+    """Run one of OpenFOAM's utilities in the case."""
     result = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
     if result.returncode:
         raise UsageError(f"{command[0]} failed in {folder}: {(result.stdout + result.stderr)[-400:]}")

@@ -227,11 +227,11 @@ void trainedBlock::fail(const string& why) const
     if (dict_.lookupOrDefault<word>("onFailure", "stop") == "stop")
     {
         FatalErrorInFunction
-            << sentence << "; 'onFailure native;' would go on without the network." << exit(FatalError);
+            << sentence.c_str() << "; 'onFailure native;' would go on without the network." << exit(FatalError);
     }
     if (disabled().insert(key_) && (!good_ ? Pstream::master() : true))
     {
-        WarningInFunction << sentence << "; the native solver goes on." << endl;
+        WarningInFunction << sentence.c_str() << "; the native solver goes on." << endl;
     }
 }
 
