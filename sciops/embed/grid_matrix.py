@@ -24,8 +24,8 @@ def grid_matrix(
     in C order (last index fastest), or at `cells[k]`, a flat C-order index or a row of `ndim` indices; other points are
     no unknowns and hold zeros.
     `compact`: entries between diagonal neighbours (bilinear elements, 9 or 27 points) are allowed and spread over the
-    edges of the box that they span. That keeps row sums and, on smooth vectors, the energy; for square bilinear elements
-    A lies between ⅓ and 1 times the result. It is then the matrix of a preconditioner, not A.
+    edges of the box that they span. That keeps row sums and, on smooth vectors, the energy; for bilinear elements on
+    squares A lies between ⅓ and 1 times the result, which is then the matrix of a preconditioner, not A.
     Refuses other neighbours (hence periodic wraps), lack of symmetry, negative diagonals and negative couplings.
     """
     shape = tuple(int(m) for m in shape)
@@ -112,7 +112,7 @@ def _entries(csr: tuple[Any, Any, Any]) -> tuple[np.ndarray, np.ndarray, np.ndar
     pointer, col, value = (np.asarray(part) for part in csr)
     n = len(pointer) - 1
     row, col = np.repeat(np.arange(n), np.diff(pointer)), col.astype(np.int64)
-    if len(col) and not (0 <= col.min() and col.max() < n):
+    if len(col) and (col.min() < 0 or col.max() >= n):
         raise UsageError(f"The matrix has {n} rows and a column {int(col.max()) + 1}; it must be square.")
     keep = value != 0
     key, inverse = np.unique(row[keep] * n + col[keep], return_inverse=True)
@@ -145,8 +145,8 @@ def _check_symmetry(row: np.ndarray, col: np.ndarray, value: np.ndarray, size: n
         k = int(np.argmax(np.where(wrong, difference, 0.0)))
         i, j = int(row[k]), int(col[k])
         raise UsageError(
-            f"The matrix is not symmetric: A[{i}, {j}] and A[{j}, {i}] differ by {difference[k]:.3g}; eliminate boundary "
-            "values from rows and columns alike, or precondition with a symmetric part of it."
+            f"The matrix is not symmetric: A[{i}, {j}] and A[{j}, {i}] differ by {difference[k]:.3g}; eliminate "
+            "boundary values from rows and columns alike, or precondition with a symmetric part of it."
         )
 
 
@@ -172,8 +172,8 @@ def _check_neighbours(
             "give the shape with the fastest index last, or `cells` for another numbering; periodic grids have no map"
         )
     raise UsageError(
-        f"A[{int(row[k])}, {int(col[k])}] joins the points {a} and {b}, which are no neighbours of a {points}-point stencil "
-        f"on a {grid} grid; {remedy}."
+        f"A[{int(row[k])}, {int(col[k])}] joins the points {a} and {b}, which are no neighbours in a {points}-point "
+        f"stencil on a {grid} grid; {remedy}."
     )
 
 
@@ -183,7 +183,7 @@ def _check_couplings(out: np.ndarray, shape: tuple[int, ...]) -> None:
     if (couplings < -ROUNDING * scale).any():
         axis, *point = (int(i) for i in np.unravel_index(np.argmin(couplings), couplings.shape))
         raise UsageError(
-            f"The coupling −A[i, i + e] of point {tuple(point)} along axis {axis} is {couplings[(axis, *point)]:.3g}; the "
+            f"The coupling −A[i, i + e] of point {tuple(point)} along axis {axis} is {couplings[(axis, *point)]:.3g}; "
             "off-diagonal entries must not be positive (an M-matrix, as finite volumes give)."
         )
     np.maximum(couplings, 0.0, out=couplings)

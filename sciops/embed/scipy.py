@@ -14,6 +14,7 @@ from scipy.sparse.linalg import LinearOperator
 from sciops.core import linear
 from sciops.core.errors import DataError, UsageError
 from sciops.embed.grid_matrix import grid_matrix, places
+from sciops.embed.preconditioning import NONFINITE, is_linear, load
 from sciops.numerics.flexible_cg import Apply, FlexibleCG
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ reaches 0.7, since dᵀAd ≤ 2 rᵀD⁻¹r with d = D⁻¹r for couplings of on
 
 
 class Preconditioner(LinearOperator):
-    """z = B r on the unknowns of a sparse matrix. `linear`: conjugate gradients may use it; `calls`, `fallbacks` count."""
+    """z = B r on the unknowns of a sparse matrix. `linear`: cg may use it. `calls`, `fallbacks` count."""
 
     def __init__(
         self, apply: Callable[[np.ndarray], np.ndarray], diagonal: np.ndarray, linear: bool, native: bool, why: str = ""
@@ -39,15 +40,18 @@ class Preconditioner(LinearOperator):
 
     def _matvec(self, r: np.ndarray) -> np.ndarray:
         self.calls += 1
-        z = self._apply(np.asarray(r, dtype=np.float64).reshape(-1))
-        if np.isfinite(z).all():
-            return z
-        why = "The network answered with values that are not finite; use float64 or another model."
+        r, why = np.asarray(r, dtype=np.float64).reshape(-1), NONFINITE
+        try:
+            z = self._apply(r)
+            if np.isfinite(z).all():
+                return z
+        except DataError as error:
+            why = str(error)
         if not self._native:
             raise DataError(why)
         self._warn(why)
         self.fallbacks += 1
-        return np.asarray(r, dtype=np.float64).reshape(-1) / self._diagonal
+        return r / self._diagonal
 
     def _rmatvec(self, r: np.ndarray) -> np.ndarray:
         if not self.linear:
@@ -68,9 +72,11 @@ def preconditioner(
     cells: np.ndarray | None = None,
     compact: bool = False,
     flexible: bool = False,
+    precision: int = 0,
+    threads: int = 0,
     on_failure: str = "stop",
 ) -> Preconditioner:
-    """A preconditioner for `A x = b` from an exported multigrid or direction network; `M=` of SciPy's and PyAMG's solvers.
+    """A preconditioner for `A x = b` from an exported solver; the `M=` of SciPy's and PyAMG's methods.
 
     `A`: sparse, symmetric, positive diagonal, entries between neighbours of a grid of this `shape` in C order (fastest
     index last) with −A[i, j] ≥ 0. `cells`: the grid point of each unknown where the numbering is another or points are
@@ -78,6 +84,7 @@ def preconditioner(
     the 5- or 7-point matrix of the same energy on smooth vectors.
     `flexible`: nonlinear networks stall in `cg`; they are given only to who says that the solver is a flexible one
     (`fcg` below, `pyamg.krylov.fgmres`, `scipy.sparse.linalg.gcrotmk`).
+    `precision`, `threads`: for an artefact given by its path (see `Artifact.load`).
     `on_failure`: "stop" raises one sentence; "native" goes on with r/diag and one warning.
     """
     if on_failure not in ("stop", "native"):
@@ -86,12 +93,12 @@ def preconditioner(
     diagonal = csr.diagonal()
     try:
         if isinstance(artifact, str | Path):
-            artifact = load(artifact)
+            artifact = load(artifact, precision, threads)
         smooth = is_linear(artifact)
         if not smooth and not flexible:
             raise UsageError(
-                f"'{artifact.manifest.name}' is a nonlinear network, in which cg, minres and gmres stall; pass flexible=True and "
-                "solve with sciops.embed.scipy.fcg(A, b, M) or pyamg.krylov.fgmres."
+                f"'{artifact.manifest.name}' is a nonlinear network, in which cg stalls; pass flexible=True and solve "
+                "with sciops.embed.scipy.fcg(A, b, M) or pyamg.krylov.fgmres."
             )
         matrix = grid_matrix((csr.indptr, csr.indices, csr.data), shape, cells, compact)
         place = places(cells, matrix.shape[1:], len(diagonal))
@@ -109,27 +116,10 @@ def preconditioner(
     return Preconditioner(apply, diagonal, smooth, on_failure == "native")
 
 
-def load(path: str | Path) -> "Artifact":
-    """The artefact NAME.sciops, its files checked."""
-    from sciops.embed.artifact import Artifact
-
-    return Artifact.load(path)
-
-
-def is_linear(artifact: Any) -> bool:
-    """May conjugate gradients use it: linear, symmetric and positive?"""
-    facts = artifact.manifest
-    if facts.kind not in ("multigrid", "direction"):
-        raise UsageError(
-            f"'{facts.name}' is an artefact of kind {facts.kind}; preconditioners are made from multigrid and direction."
-        )
-    return bool(facts.linear and facts.symmetric and facts.positive)
-
-
 def grid_of(points: np.ndarray, decimals: int = 9) -> tuple[tuple[int, ...], np.ndarray]:
     """(shape, cells) of unknowns at `points` (n, ndim) on the lines of a rectilinear grid, stretched or with holes.
 
-    Coordinates that agree to `decimals` of the largest extent are one line. Axis 0 of the shape is the first coordinate.
+    Coordinates that agree to `decimals` of the largest extent are one line. Axis 0 is the first coordinate.
     """
     points = np.asarray(points, dtype=np.float64)
     extent = float(np.ptp(points, axis=0).max()) or 1.0

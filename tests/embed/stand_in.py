@@ -26,7 +26,7 @@ def stencil(matrix: np.ndarray) -> torch.Tensor:
 
 
 class StandIn:
-    """`linear`: one multigrid cycle in float32; else a nonlinear map with a fixed point, the diagonal and a few sweeps."""
+    """`linear`: one multigrid cycle in float32; else a nonlinear distortion of it."""
 
     def __init__(self, linear: bool = True, ndim: int = 2, broken: bool = False) -> None:
         self.manifest = SimpleNamespace(
