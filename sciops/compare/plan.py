@@ -98,7 +98,11 @@ class Plan:
     batch: int = 16
     test_cases: int | None = None
     transfer: tuple[float, ...] = ()
+    """Resolution transfer: factors on the number of intervals of the training grid, one column each."""
     transfer_cases: int = 16
+    transfer_refine: int | None = None
+    """Make and solve its cases once, on the training grid refined so many times, and stride them to every column: one
+    truth for all grids, with what lies between their points. Without it every grid has cases and truth of its own."""
     shifts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     datasets: Mapping[str, str | dict[str, str]] = field(default_factory=dict)
     window: Mapping[str, int] | None = None
@@ -162,7 +166,10 @@ def read(path: Path) -> Plan:
     datasets = _datasets(raw.get("datasets") or {}, path)
     seeds = tuple(raw.get("seeds", (0,)))
     transfer = raw.get("transfer") or {}
-    check_keys(transfer, ("factors", "cases"), f"{path}: transfer")
+    check_keys(transfer, ("factors", "cases", "refine"), f"{path}: transfer")
+    refine = transfer.get("refine")
+    if refine is not None and not (isinstance(refine, int) and refine >= 1):
+        raise UsageError(f"{path}: transfer.refine must be an integer of at least 1; got {refine!r}.")
     check_keys(raw.get("timing") or {}, inspect.signature(Protocol).parameters, f"{path}: timing")
     solvers = tuple(_contestant(entry, seeds, path, datasets) for entry in raw["solvers"])
     _require_names(solvers, datasets, path)
@@ -186,6 +193,7 @@ def read(path: Path) -> Plan:
         test_cases=raw.get("test_cases"),
         transfer=tuple(transfer.get("factors", ())),
         transfer_cases=int(transfer.get("cases", 16)),
+        transfer_refine=refine,
         shifts=raw.get("shifts") or {},
         datasets=datasets,
         window=window,

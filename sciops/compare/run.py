@@ -19,7 +19,9 @@ from sciops.compare.sources import Splits
 from sciops.core.dataset import Dataset
 from sciops.core.errors import UsageError
 from sciops.core.field import Field
+from sciops.core.grid import Grid
 from sciops.core.solver import Budget, Solution, Solver
+from sciops.data.strided import Strided, strides
 from sciops.metrics.base import Metric
 from sciops.metrics.catalogue import named
 
@@ -38,6 +40,7 @@ class Comparison:
         self.limits = {c.name: c.solve or plan.solve for c in plan.solvers}
         counts = {c.name: [n for n in (c.test_cases, plan.test_cases) if n is not None] for c in plan.solvers}
         self.counts = {name: min(given, default=None) for name, given in counts.items()}
+        self._fine_grid()  # refuse grids that do not divide it now, before any training
 
     # ---- before any computation
 
@@ -199,14 +202,32 @@ class Comparison:
         Per-instance solvers choose their own points and never saw a grid: they have nothing to transfer.
         """
         rows = [row for row in rows if row.kind != "per-instance"]
-        home = self.splits.test if self.splits.train is None else self.splits.train
         targets: dict[str, Dataset] = dict(self.splits.extra)
+        test, count, fine = self.splits.test, self.plan.transfer_cases, self._fine_grid()
+        whole = None if fine is None else shifted.solved_on(test, fine, count)
         for factor in self.plan.transfer:
-            grid = shifted.resized_grid(home.grid, factor)
-            made = shifted.on_grid(self.splits.test, grid, self.plan.transfer_cases)
+            grid = shifted.resized_grid(self._home, factor)
+            if fine is None:
+                made = shifted.on_grid(test, grid, count)
+            else:
+                made = None if whole is None else Strided(whole, grid)
             if made is not None:
                 targets[f"grid ×{factor:g}"] = made
         return self._elsewhere(rows, targets)
+
+    @property
+    def _home(self) -> Grid:
+        """The grid of the training, or of the test where nothing is trained."""
+        return (self.splits.test if self.splits.train is None else self.splits.train).grid
+
+    def _fine_grid(self) -> Grid | None:
+        """Where the cases of the resolution transfer are made, if all at once; every grid of the table divides it."""
+        if self.plan.transfer_refine is None:
+            return None
+        fine = self._home.refined(self.plan.transfer_refine)
+        for factor in self.plan.transfer:
+            strides(fine, shifted.resized_grid(self._home, factor))
+        return fine
 
     def shifts(self, rows: list[Row]) -> list[Row]:
         """Every learned solver on named shifts of the law of cases."""
@@ -228,7 +249,9 @@ class Comparison:
                     continue
                 solver = self.solvers[own.key]
                 row = self._row(contestants[own.solver], solver, own.seed, "", data)
-                row.split, row.key = split, f"{own.key}-{fingerprint(split)}"
+                row.split = split
+                refine = self.plan.transfer_refine if reference else None
+                row.key = f"{own.key}-{fingerprint(split if refine is None else (split, refine))}"
                 done = self._load(row)
                 if done is None:
                     try:

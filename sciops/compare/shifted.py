@@ -36,6 +36,19 @@ def on_grid(dataset: Dataset, grid: Grid, count: int) -> Dataset | None:
     return None if rebuilt is None else _answered(rebuilt)
 
 
+def solved_on(dataset: Dataset, grid: Grid, count: int) -> Dataset | None:
+    """The first cases of a split made and solved on a grid, to be strided to coarser ones; None without a generator."""
+    if isinstance(dataset, Windowed):
+        made = solved_on(dataset.base, grid, count)
+        return None if made is None else dataset.over(made)
+    cases = dataset.cases(slice(0, min(count, len(dataset))))
+    exact = cases.problem.rebuild(cases.to(torch.float64), grid)
+    if exact is None:
+        return None
+    solved = cases.problem.reference(exact)
+    return MemoryDataset(exact.to(cases.dtype), solved.field.to(cases.dtype), solved.stats.get("label_error"))
+
+
 def shifted(dataset: Dataset, overrides: Mapping[str, Any], count: int) -> Dataset:
     """Cases of the same problem with some arguments changed: another contrast, frequency or boundary condition."""
     if isinstance(dataset, Windowed):

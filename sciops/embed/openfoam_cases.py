@@ -181,7 +181,7 @@ def field(folder: Path, name: str) -> NDArray[np.float64]:
     """Internal values of a field at the last written time: (cells,) or (cells, 3)."""
     times = [path for path in folder.iterdir() if re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", path.name)]
     text = (max(times, key=lambda path: float(path.name)) / name).read_text()
-    body = re.search(r"internalField\s+nonuniform List<(\w+)>\s*\d+\s*\(\n(.*?)\n\)", text, re.S)
+    body = re.search(r"internalField\s+nonuniform List<(\w+)>\s*\d+\s*\((.*?)\)\s*;", text, re.S)
     if body is None:
         raise UsageError(f"The field {name} of {folder} is not a list of ASCII values: run the case first.")
     values = np.array(body[2].replace("(", " ").replace(")", " ").split(), dtype=np.float64)

@@ -110,7 +110,9 @@ class DCDM(nn.Module):
 
 def _halved(h: Tensor) -> Tensor:
     """Means over 2^d cells; an odd axis is continued by a layer of zeros."""
-    pads = [side for n in reversed(h.shape[2:]) for side in (0, n % 2)]
+    # An exported program does not know whether n is odd: a layer that pooling leaves out costs it nothing.
+    free = torch.compiler.is_exporting()
+    pads = [side for n in reversed(h.shape[2:]) for side in (0, 1 if free else n % 2)]
     h = F.pad(h, pads) if any(pads) else h
     pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[h.dim() - 3]
     return pool(h, 2)
@@ -118,6 +120,10 @@ def _halved(h: Tensor) -> Tensor:
 
 def _doubled(u: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Every value on 2^d cells, cropped to `shape`."""
+    if torch.compiler.is_exporting():  # no crop, so no assumption about n
+        for axis, n in enumerate(shape, start=2):
+            u = u.index_select(axis, torch.arange(n, device=u.device) // 2)
+        return u
     u = F.interpolate(u, scale_factor=2, mode="nearest")
     for axis, n in enumerate(shape, start=2):
         u = u.narrow(axis, 0, n)

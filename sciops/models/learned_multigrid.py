@@ -50,18 +50,25 @@ class StencilAdviser(nn.Module):
                 f"This network was made for {self.ndim}-D stencils and was given a {stencil.dim() - 2}-D one; use "
                 f"StencilAdviser(ndim={stencil.dim() - 2}) with weights trained there."
             )
-        x = features(stencil, self.read.weight.dtype)
-        hidden = torch.relu(self.read(x))
-        hidden = hidden + self.look(hidden.movedim(-1, 1)).movedim(1, -1)
-        hidden = torch.relu(self.think(torch.relu(hidden)))
-        said = self.say(hidden).movedim(-1, 1)
+        said = self.say_of(features(stencil, self.read.weight.dtype))
         good = torch.isfinite(said)
         if not bool(good.all()):
             self.ignored += int((~good).sum())
             said = torch.where(good, said, 0.0)
+        return self.bounded(said, stencil.dtype)
+
+    def say_of(self, x: Float[Tensor, "n *k c"]) -> Float[Tensor, "n out *k"]:
+        """The unbounded answer to features: relaxation, tilts and scale of every block."""
+        hidden = torch.relu(self.read(x))
+        hidden = hidden + self.look(hidden.movedim(-1, 1)).movedim(1, -1)
+        hidden = torch.relu(self.think(torch.relu(hidden)))
+        return self.say(hidden).movedim(-1, 1)
+
+    def bounded(self, said: Float[Tensor, "n out *k"], dtype: torch.dtype) -> Advice:
+        """Admissible advice from any finite answer."""
         points = 2**self.ndim
-        scale = torch.exp(SCALE * torch.tanh(said[:, -1].flatten(1).mean(1))).to(stencil.dtype)
-        said = torch.tanh(said[:, :-1]).to(stencil.dtype)
+        scale = torch.exp(SCALE * torch.tanh(said[:, -1].flatten(1).mean(1))).to(dtype)
+        said = torch.tanh(said[:, :-1]).to(dtype)
         return Advice(1.0 + RELAXATION * said[:, :points], TILT * said[:, points:], scale)
 
 

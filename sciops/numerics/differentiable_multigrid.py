@@ -190,7 +190,7 @@ class DifferentiableHierarchy:
             self.levels.append(level)
             stencil = level.coarse
         self.coarse_space = tuple(stencil.shape[2:])
-        self.factor = _factor(stencil)
+        self.factor = dense_factor(stencil)
 
     def __call__(self, r: Float[Tensor, "n *s"]) -> Float[Tensor, "n *s"]:
         return self._cycle(0, r)
@@ -259,7 +259,7 @@ def stencil_of(A: LinearOperator) -> StencilOperator:
     return A
 
 
-def _factor(stencil: Tensor) -> tuple[Tensor, Tensor]:
+def dense_factor(stencil: Tensor) -> tuple[Tensor, Tensor]:
     """D^{-1/2} and the Cholesky factor, made in float64, of D^{-1/2} A D^{-1/2} + shift of a small stencil system."""
     ndim, space, dtype = stencil.dim() - 2, tuple(stencil.shape[2:]), stencil.dtype
     stencil, size = stencil.double(), prod(space)

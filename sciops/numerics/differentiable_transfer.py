@@ -79,7 +79,7 @@ def interpolation(rows: Rows, ndim: int, tilt: Tensor | None = None) -> Rows:
                 target = tuple(s + c for s, c in zip(step, corner, strict=True))
                 term = scaled * shift(weights[class_number(source), corner], step)
                 found[target] = found[target] + term if target in found else term
-        if tilts:
+        if tilts and found:
             found = _tilted(found, {corner: tilts[k, corner] for corner in found})
         for corner in corners(parity):
             weights[k, corner] = found[corner] if corner in found else torch.zeros_like(like)

@@ -109,7 +109,7 @@ class OperatorSolver(Solver):
             "kept": self.inputs or names[: min(given.get("in_channels", len(names)), len(names))],
             "outputs": [channel.name for channel in problem.outputs],
             "boundary": problem.boundary.kinds,
-            "grid": {"layout": grid.layout},
+            "grid": {name: getattr(grid, name) for name in ("shape", "lower", "upper", "layout")},
         }
         try:
             if isinstance(self.net_spec, nn.Module):

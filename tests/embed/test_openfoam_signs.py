@@ -29,7 +29,7 @@ def plugin(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def conduction(folder: Path, solver: str, walls: str, diffusivity: float, time: str, sources: bool = False) -> Path:
-    """20 x 20 cells of 5 mm; lid as walls, at T = 1. With `sources` the left half is heated and the right one cooled."""
+    """20 x 20 cells of 5 mm; the lid at T = 1. With `sources` the left half is heated and the right one cooled."""
     openfoam.cavity(folder, 20, 1, solver)
     lid = walls.replace("fixedWalls", "movingLid").replace("uniform 0", "uniform 1")
     openfoam.write(

@@ -30,7 +30,7 @@ def test_new_weights_replace_what_was_prepared_with_the_old_ones() -> None:
     problem, grid = Poisson(modes=8), Grid.box(17, ndim=2)
     cases = problem.sample([1], grid)
     first, second = (made(ConjugateDirectionsModule, seed=seed) for seed in (1, 2))
-    used, fresh = ConjugateDirections(DCDM), ConjugateDirections(DCDM)
+    used, fresh = (ConjugateDirections(DCDM, maxiter=12) for _ in range(2))
     used._install(first)
     before = used.solve(cases, grid).field.values
     used._install(second)

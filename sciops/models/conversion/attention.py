@@ -8,6 +8,7 @@ Sums without a softmax take the weights as factors.
 from collections.abc import Sequence
 from dataclasses import replace
 from math import log, prod
+from string import ascii_uppercase
 from typing import Any
 
 import torch
@@ -112,9 +113,9 @@ def einsum(call: Call) -> Tensor:
     equation, operands = call.args[0], list(call.args[1:])
     if len(operands) == 1 and isinstance(operands[0], list | tuple):
         operands = list(operands[0])
-    if not isinstance(equation, str) or "->" not in equation or "." in equation:
-        raise call.refuse("has no explicit equation", "write it as 'bhqd,bhkd->bhqk', without an ellipsis")
-    inputs, output = equation.replace(" ", "").split("->")
+    if not isinstance(equation, str) or "->" not in equation:
+        raise call.refuse("has no explicit equation", "write it as 'bhqd,bhkd->bhqk'")
+    inputs, output = _spelled_out(equation, operands).split("->")
     seen: dict[str, list[Axis]] = {}
     for labels, x in zip(inputs.split(","), operands, strict=True):
         for label, axis in zip(labels, call.layout(x), strict=True):
@@ -124,8 +125,20 @@ def einsum(call: Call) -> Tensor:
     for label, axes in seen.items():
         if label not in output:
             weight *= _weight(call, *(axes if len(axes) > 1 else (axes[0], None)))
-    out = torch.einsum(equation, *operands) * weight
+    out = torch.einsum(f"{inputs}->{output}", *operands) * weight
     return call.mode.mark(out, [seen[label][0] if label in seen else None for label in output])
+
+
+def _spelled_out(equation: str, operands: Sequence[Tensor]) -> str:
+    """An equation without spaces, and with letters for an ellipsis."""
+    inputs, output = equation.replace(" ", "").split("->")
+    letters = "".join(c for c in ascii_uppercase if c not in equation)
+    ranks, terms = [0], []
+    for term, x in zip(inputs.split(","), operands, strict=True):
+        rank = x.dim() - len(term) + 3 if "..." in term else 0
+        ranks.append(rank)
+        terms.append(term.replace("...", letters[:rank][::-1]))
+    return ",".join(terms) + "->" + output.replace("...", letters[: max(ranks)][::-1])
 
 
 def _weight(call: Call, first: Axis, second: Axis) -> float:

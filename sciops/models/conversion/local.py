@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sciops.models.conversion.kernels import KERNELS, band_limited, paper_kernel, smeared
 from sciops.models.conversion.layout import Space, resized
-from sciops.models.conversion.mode import Call, rule
+from sciops.models.conversion.mode import RULES, Call, rule
 
 TAPS, ZEROS = "taps at native distance", ", zeros at the ends"
 
@@ -121,6 +121,11 @@ def _convolution(d: int) -> Callable[[Call], Tensor]:
         names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
         given = dict(zip(names, call.args, strict=False)) | call.kwargs
         x, weight, bias = given["input"], given["weight"], given.get("bias")
+        if call.layout(x)[1] is not None and x.dim() == 3 and weight[0, 0].numel() == 1:  # a dense layer over tokens
+            turned = call.mode.mark(x.transpose(1, 2), [call.layout(x)[j] for j in (0, 2, 1)])
+            dense = Call(call.mode, F.linear, (turned, weight.flatten(1), bias), {})
+            y = RULES["linear"](dense)
+            return call.mode.mark(y.transpose(1, 2), [dense.layout(y)[j] for j in (0, 2, 1)])
         stride, dilation = tuple_of(given.get("stride", 1), d), tuple_of(given.get("dilation", 1), d)
         pads, groups = given.get("padding", 0), given.get("groups", 1)
         if weight.is_complex():
@@ -252,8 +257,9 @@ def pixel_unshuffle(call: Call) -> Tensor:
     return window.finish(y, lambda b: F.pixel_unshuffle(b, r), (r,))
 
 
-def every(call: Call, x: Tensor, step: int) -> Tensor:
-    """x[…, ::step] along the last axis: one tap under a stride."""
-    window = Window(call, x, (step,), (0,), (0,))
+def every(call: Call, x: Tensor, step: int, start: int = 0) -> Tensor:
+    """x[…, start::step] along the last axis: one tap under a stride."""
+    window = Window(call, x, (step,), (start,), (0,))
     call.note("stride kept, native distance")
-    return window.finish(taps(window, window.padded(0.0), (1,))[0], lambda b: b[..., ::step], (step,))
+    y = taps(window, window.padded(0.0), (start + 1,))[-1]
+    return window.finish(y, lambda b: b[..., start::step], (start, step))

@@ -126,14 +126,15 @@ class Call:
         return y
 
     def spaces(self, x: Tensor, dims: int) -> list[Space]:
-        """The last `dims` axes of x, which have to be spatial."""
+        """The last `dims` axes of x: space, or frames and the like, which keep their points, beside it."""
         axes = self.layout(x)[-dims:]
-        if len(axes) < dims or not all(isinstance(a, Space) for a in axes):
+        found = [self.mode.unrefined(n) if a is None else a for a, n in zip(axes, x.shape[-dims:], strict=True)]
+        if len(axes) < dims or not any(axes) or not all(isinstance(a, Space) for a in found):
             raise self.refuse(
                 f"works along the last {dims} axes of a tensor of shape {tuple(x.shape)}, which are not all space",
                 "use method='lattice', which asks nothing of the inside of a network",
             )
-        return list(axes)  # type: ignore[arg-type]
+        return found  # type: ignore[return-value]
 
 
 class Refining(TorchFunctionMode):
@@ -141,7 +142,7 @@ class Refining(TorchFunctionMode):
 
     def __init__(self, refinement: Refinement, trusted: dict[Any, int] | None = None, method: str = "point") -> None:
         super().__init__()
-        self.refinement = refinement
+        self.refinement = Refinement((*refinement.scale, 1), (*refinement.kind, "cell"))  # the last one: no space
         self.method = method
         self.trusted = {} if trusted is None else trusted
         self.layouts = WeakTensorKeyDictionary()
@@ -160,9 +161,14 @@ class Refining(TorchFunctionMode):
     def note(self, entry: Entry) -> None:
         self.entries.setdefault((entry.path, entry.operation), entry)
 
+    def unrefined(self, n: int) -> Space:
+        """An axis that is not space, for operations along it and axes of space together."""
+        return Space(len(self.refinement.scale) - 1, n)
+
     def mark(self, x: Tensor, layout: Sequence[Any]) -> Tensor:
         """Say what the axes of a tensor are; checks the lengths."""
-        layout = tuple(layout)
+        plain = len(self.refinement.scale) - 1
+        layout = tuple(None if isinstance(a, Space) and a.axis == plain else a for a in layout)
         expected = [self.refinement.size(axis) for axis in layout]
         if len(layout) != x.dim() or any(e is not None and e != n for e, n in zip(expected, x.shape, strict=True)):
             where = self.path or "(top level)"

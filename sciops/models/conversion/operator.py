@@ -302,7 +302,7 @@ class NeuralOperatorModule(nn.Module):
     ) -> Refining:
         """The same rules on the native points: whatever the network decides by a size, it has to decide as there."""
         scale, origin = fine.refinement.scale, fine.refinement.origin
-        window: Any = (..., *(slice(origin(j), None, s) for j, s in enumerate(scale)))
+        window: Any = (..., *(slice(origin(j), None, s) for j, s in enumerate(scale[:-1])))
 
         def native(x: Any) -> Any:
             return x[window] if isinstance(x, Tensor) and tuple(x.shape[-self.ndim :]) == target else x

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sciops.models.conversion.layout import Axis, Layout, Mixed, Refinement, Rows, Space, Tokens
+from sciops.models.conversion import blocks
+from sciops.models.conversion.layout import Axis, Layout, Mixed, Refinement, Rows, Space, Tokens, resized
 from sciops.models.conversion.mode import Call, rule
 from sciops.models.conversion.padding import padded_by_hand
 
@@ -89,11 +90,28 @@ def reshape(call: Call) -> Tensor:
         found = _grouped(atoms, shape, native)
         if found is not None:
             layout, sizes = found
-            return call.mode.mark(x.reshape(sizes), layout)
+            y = call.mode.mark(x.reshape(sizes), layout)
+            for dim in blocks.joins(call, layout):
+                y = blocks.join(call, y, dim)
+            return y
+    for native in (True, False):
+        cuts: dict[int, int] = {}
+        if _grouped(atoms, shape, native, cuts) is not None and _whole(call.layout(x), cuts):
+            for dim in sorted(cuts, reverse=True):
+                x = blocks.cut(call, x, dim, cuts[dim])
+            found = _grouped(_atoms(call.layout(x), x.shape, call.refinement), shape, native)
+            if found is not None:
+                return call.mode.mark(x.reshape(found[1]), found[0])
     raise call.refuse(
         f"to {tuple(shape)} mixes space with channels, or is tied to the native size",
         "flatten whole axes, or use method='lattice'",
     )
+
+
+def _whole(layout: Layout, cuts: dict[int, int]) -> bool:
+    """Whether axes before the cut ones are one atom each, so that numbers of atoms are numbers of axes."""
+    before = layout[: max(cuts) + 1]
+    return all(axis is None or isinstance(axis, Space) or bool(getattr(axis, "extra", 0)) for axis in before)
 
 
 def _atoms(layout: Layout, shape: Sequence[int], grid: Refinement) -> list[Atom]:
@@ -111,8 +129,13 @@ def _atoms(layout: Layout, shape: Sequence[int], grid: Refinement) -> list[Atom]
     return atoms
 
 
-def _grouped(atoms: Sequence[Atom], shape: Sequence[int], native: bool) -> tuple[list[Axis], list[int]] | None:
-    """The layout and fine sizes of a reshape, its numbers read as fine or as native ones; None if they do not fit."""
+def _grouped(
+    atoms: Sequence[Atom], shape: Sequence[int], native: bool, cuts: dict[int, int] | None = None
+) -> tuple[list[Axis], list[int]] | None:
+    """The layout and fine sizes of a reshape, its numbers read as fine or as native ones; None if they do not fit.
+
+    With `cuts`, axes of space may be cut into blocks; it gets the number of points of a block for each atom.
+    """
     which = 2 if native else 1
     total = prod(a[which] for a in atoms)
     wanted = list(shape)
@@ -129,7 +152,7 @@ def _grouped(atoms: Sequence[Atom], shape: Sequence[int], native: bool) -> tuple
     for n in wanted:
         taken: list[list[Any]] = []
         have = 1
-        while have < n and rest:
+        while rest and (have < n or (rest[0][0] is not None and rest[0][which] == 1)):
             what, fine, size = rest[0]
             length = (fine, fine, size)[which] if what is not None else fine
             need = n // have
@@ -139,6 +162,12 @@ def _grouped(atoms: Sequence[Atom], shape: Sequence[int], native: bool) -> tuple
             elif what is None and n % have == 0 and length % need == 0:
                 taken.append([None, need, need])
                 rest[0] = [None, length // need, length // need]
+                have *= need
+            elif cuts is not None and isinstance(what, Space) and length % need == 0 and what.n % (length // need) == 0:
+                p = length // need
+                cuts[len(atoms) - len(rest)] = p
+                taken.append([resized(what, what.n // p, (p, 1)), fine // p, what.n // p])
+                rest[0] = [None, p, p]
                 have *= need
             else:
                 return None

@@ -126,14 +126,14 @@ def _cut(call: Call, x: Tensor, dim: int, axis: Axis, item: Any, layout: list[Ax
     s, ends = grid.scale[axis.axis], grid.kind[axis.axis] == "vertex"
     start, stop, step = item.start or 0, item.stop, item.step or 1
     if step > 1:
-        if start or stop is not None or dim != x.dim() - 1:
-            if start or stop is not None:
+        if stop is not None or not 0 <= start < step or dim != x.dim() - 1:
+            if stop is not None or not 0 <= start < step:
                 raise call.refuse(f"[{start}:{stop}:{step}] takes a part of every so many points", "slice twice")
             moved = call.mode.mark(x.movedim(dim, -1), [*layout[:dim], *layout[dim + 1 :], axis])
-            out = every(call, moved, step)
+            out = every(call, moved, step, start)
             new = call.layout(out)[-1]
             return out.movedim(-1, dim), new
-        out = every(call, call.mode.mark(x, layout), step)
+        out = every(call, call.mode.mark(x, layout), step, start)
         return out, call.layout(out)[-1]
     if start < 0:
         return rows(call, x, dim, axis, start, (stop or 0) - start)

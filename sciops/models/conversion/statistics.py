@@ -1,5 +1,6 @@
 """Norms, means and other integrals over space."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -63,7 +64,7 @@ def layer_norm(call: Call) -> Tensor:
     return call.mode.mark(F.layer_norm(x, fine, weight, bias, call.argument(4, "eps", 1e-5)), layout)
 
 
-@rule("mean", "sum", "amax", "amin", "std", "var", "max", "min", "norm", "prod", "all", "any")
+@rule("mean", "sum", "amax", "amin", "std", "var", "max", "min", "prod", "all", "any")
 def reduction(call: Call) -> Any:
     """Means over space are integrals divided by the measure; sums are integrals, native points being of weight one."""
     x = call.args[0]
@@ -82,17 +83,41 @@ def reduction(call: Call) -> Any:
         raise call.refuse("reduces over points and tokens without a place together", "slice them apart first")
     out = call.run()
     if touched and call.name == "sum":
-        count = 1
-        for axis in touched:
-            for factor in (axis,) if isinstance(axis, Space) else axis.factors:  # type: ignore[union-attr]
-                count *= call.refinement.scale[factor.axis] if isinstance(factor, Space) else 1
-        out = out / count
+        out = out * _per_native(call, touched)
     if touched:
         call.note("integral over the points", False, 1.0 if "vertex" in call.refinement.kind else None)
     if not isinstance(out, Tensor):
         return out  # (values, indices) over channels
     rest = [None if j in chosen else axis for j, axis in enumerate(layout) if keep or j not in chosen]
     return call.mode.mark(out, rest)
+
+
+@rule("norm", "linalg_vector_norm")
+def norm(call: Call) -> Tensor:
+    """(Σ |f|ᵖ)^(1/p) over space: the integral, native points being of weight one."""
+    x, p = call.args[0], call.argument(1, "p" if call.name == "norm" else "ord", 2)
+    p, dims = 2.0 if p in (None, "fro") else float(p), call.argument(2, "dim", None)
+    if dims is None:
+        dims = tuple(range(x.dim()))
+    layout, chosen = call.layout(x), {d % x.dim() for d in ((dims,) if isinstance(dims, int) else dims)}
+    touched = [layout[j] for j in chosen if layout[j] is not None]
+    if any(isinstance(axis, Tokens) and axis.extra for axis in touched):
+        raise call.refuse("reduces over points and tokens without a place together", "slice them apart first")
+    out, keep = call.run(), bool(call.argument(3, "keepdim", False))
+    if touched:
+        if abs(p) != float("inf"):
+            out = out * _per_native(call, touched) ** (1.0 / p)
+        call.note("integral over the points", False, 1.0 if "vertex" in call.refinement.kind else None)
+    return call.mode.mark(out, [None if j in chosen else a for j, a in enumerate(layout) if keep or j not in chosen])
+
+
+def _per_native(call: Call, axes: Sequence[Any]) -> float:
+    """Weight of a fine point along these axes, native ones having weight one."""
+    weight = 1.0
+    for axis in axes:
+        for factor in (axis,) if isinstance(axis, Space) else axis.factors:
+            weight /= call.refinement.scale[factor.axis] if isinstance(factor, Space) else 1
+    return weight
 
 
 def _pairwise(call: Call) -> Tensor:

@@ -114,6 +114,10 @@ module sciops
     type(c_ptr) function c_version() bind(c, name="sciops_version")
       import :: c_ptr
     end function
+    subroutine c_exit(code) bind(c, name="exit")
+      import :: c_int
+      integer(c_int), value :: code
+    end subroutine
     integer(c_size_t) function c_strlen(text) bind(c, name="strlen")
       import :: c_ptr, c_size_t
       type(c_ptr), value :: text
@@ -381,7 +385,7 @@ contains
       status = code
     else
       write (error_unit, "(2a)") "sciops: ", sentence
-      error stop 1
+      call c_exit(1_c_int)
     end if
   end subroutine
 

@@ -8,24 +8,20 @@ namespace sciops {
 
 namespace {
 
-/* z = s f(r / s, mask), s the root mean square of r over the unknowns: the network sees one size of residuals. */
+/* z = s f(r / s, mask), s = max |r|, so that small residuals do not vanish in single precision. */
 template <class T> class Direction : public Preconditioner {
 public:
     Direction(std::shared_ptr<const Model> model, std::shared_ptr<const GridMatrix> grid)
         : Preconditioner(std::move(model), std::move(grid)), shape_{1, 1}, mask_(matrix().size()) {
         shape_.insert(shape_.end(), matrix().shape().begin(), matrix().shape().end());
         for (std::int64_t i = 0; i < matrix().size(); ++i) mask_[i] = matrix().unknown(i) ? T(1) : T(0);
-        unknowns_ = double(std::count(mask_.begin(), mask_.end(), T(1)));
     }
 
 private:
     double scale(const std::vector<double> &r) const override {
-        // By the largest entry first: squares neither overflow nor vanish.
-        double largest = 0.0, sum = 0.0;
+        double largest = 0.0;
         for (const double value : r) largest = std::fmax(largest, std::fabs(value));
-        if (largest == 0.0) return 0.0;
-        for (const double value : r) sum += (value / largest) * (value / largest);
-        return largest * std::sqrt(sum / unknowns_);
+        return largest;
     }
 
     void answer(const std::vector<double> &r, double *z) const override {
@@ -38,7 +34,6 @@ private:
 
     Shape shape_;
     std::vector<T> mask_;
-    double unknowns_;
 };
 
 } // namespace

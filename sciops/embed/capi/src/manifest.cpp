@@ -147,6 +147,7 @@ Manifest interpret(const std::string &folder, std::string text) {
     const Json &shape = required(json, "shape");
     m.dynamic = flag(shape["dynamic"]);
     m.multiple = per_axis(shape["multiple"], m.ndim, 1);
+    m.remainder = per_axis(shape["remainder"], m.ndim, 0);
     m.minimum = per_axis(shape["minimum"], m.ndim, 1);
     m.maximum = per_axis(shape["maximum"], m.ndim, std::numeric_limits<std::int64_t>::max());
     const Json &grid = json["grid"];
@@ -163,7 +164,7 @@ Manifest interpret(const std::string &folder, std::string text) {
     if (m.kind == Kind::operator_ && (m.inputs.empty() || m.outputs.empty()))
         throw std::runtime_error("an operator without inputs or outputs");
     m.torch = required(required(json, "versions"), "torch").string();
-    if (!json["march"].is_null()) m.march = json["march"].string();
+    if (!json["isa"].is_null()) m.isa = json["isa"].string();
     const auto &files = required(json, "files").object();
     for (const int precision : m.precisions)
         if (files.find("model.float" + std::to_string(precision) + ".pt2") == files.end())
@@ -207,11 +208,12 @@ std::string Manifest::refuses(const Shape &shape) const {
         return "The artefact '" + name + "' serves the grid " + text_of(native) + " alone and was given " + text_of(shape) +
                "; export one for this grid or one with a dynamic shape.";
     for (int axis = 0; dynamic && axis < ndim; ++axis) {
-        const auto size = shape[axis];
-        if (size >= minimum[axis] && size <= maximum[axis] && size % std::max<std::int64_t>(multiple[axis], 1) == 0) continue;
+        const auto size = shape[axis], step = std::max<std::int64_t>(multiple[axis], 1), rest = remainder[axis] % step;
+        if (size >= minimum[axis] && size <= maximum[axis] && size % step == rest) continue;
         const bool bounded = maximum[axis] != std::numeric_limits<std::int64_t>::max();
         return "Axis " + std::to_string(axis) + " of the grid " + text_of(shape) + " has " + std::to_string(size) +
-               " points, but the artefact '" + name + "' takes multiples of " + std::to_string(multiple[axis]) +
+               " points, but the artefact '" + name + "' takes " +
+               (step == 1 ? "any number" : std::to_string(step) + " k + " + std::to_string(rest)) +
                " from " + std::to_string(minimum[axis]) + (bounded ? " to " + std::to_string(maximum[axis]) : " on") +
                "; pad the grid or export for it.";
     }
@@ -224,12 +226,12 @@ void Manifest::require_runtime(const std::string &torch_here) const {
                                           " and this library runs torch " + torch_here +
                                           "; run `sciops recompile` on it or build the library against that torch.");
 #if defined(__x86_64__)
-    const bool wide = march == "x86-64-v4", enough = march == "x86-64-v3" || wide;
+    const bool wide = isa.rfind("AVX512", 0) == 0, enough = wide || isa.rfind("AVX2", 0) == 0;
     __builtin_cpu_init();
     if ((enough && !(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))) ||
         (wide && !__builtin_cpu_supports("avx512f")))
-        throw Failure(SCIOPS_VERSION, "The artefact '" + name + "' was compiled for " + march +
-                                          " processors and this one lacks their instructions; run `sciops recompile` here.");
+        throw Failure(SCIOPS_VERSION, "The artefact '" + name + "' was compiled for processors with " + isa +
+                                          " and this one has no such instructions; run `sciops recompile` here.");
 #endif
 }
 

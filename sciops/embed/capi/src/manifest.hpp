@@ -35,13 +35,13 @@ struct Manifest {
     std::vector<int> precisions;
     std::vector<Channel> inputs, outputs;
     bool dynamic = false;
-    Shape native, multiple, minimum, maximum; /* empty native: unknown */
+    Shape native, multiple, remainder, minimum, maximum; /* empty native: unknown */
     bool linear = false, symmetric = false, positive = false;
     std::map<std::string, Entry> entries;
     std::int64_t coarsest = 0; /* multigrid: points that are solved by factorisation */
     double shift = 0.0;        /* multigrid: added to that matrix, in units of rounding beside its diagonal */
     std::vector<LevelPrograms> levels; /* multigrid: finest first; the last serves all that follow */
-    std::string torch, march;
+    std::string torch, isa;
 
     /* Reads manifest.json and verifies every file's checksum; nothing else of the folder is opened before. */
     static Manifest read(const std::string &folder);
