@@ -78,7 +78,7 @@ Network::Network(const std::string &package, const std::string &entry) : entry_(
     handle_ = backend().open(package.c_str(), entry.c_str(), error, sizeof error);
     if (handle_ == nullptr)
         throw Failure(SCIOPS_BACKEND, "The package " + package + " cannot be opened (" + error +
-                                          "); is TMPDIR writable, and does the package have the entry '" + entry + "'?");
+                                          "); export it again, and see that TMPDIR is a folder one can write in.");
 }
 
 std::vector<Tensor> Network::run(int threads, const std::vector<sciops_tensor> &inputs, int n_outputs) const {
