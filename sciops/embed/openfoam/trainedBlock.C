@@ -131,9 +131,11 @@ bool trainedBlock::prepare(const bool linearOnly, string& why)
         return false;
     }
 
+    // A processor may have no cells; it still has to know the kind of the artefact
+    const bool cells = mesh->nCells() > 0;
     const meshCache& cache = meshCache::New(*mesh);
     const word method(dict_.lookupOrDefault<word>("grid", "auto"));
-    if (!cache.maps.count(method))
+    if (cells && !cache.maps.count(method))
     {
         std::pair<gridMap, string>& entry = cache.maps[method];
         if (entry.first.find(*mesh, method, entry.second))
@@ -158,6 +160,7 @@ bool trainedBlock::prepare(const bool linearOnly, string& why)
             "choose it with 'solver sciopsFCG'";
         return false;
     }
+    if (!cells) return true;
 
     int ndim = map.ndim();
     std::vector<std::int64_t> shape(map.shape(ndim));
