@@ -144,7 +144,7 @@ solverPerformance sciopsFCG::scalarSolve
         window.orthogonalise(trained, diagonal, r);
         if (trained.failed)
         {
-            reduce(why, sciopsFoam::firstReason(), Pstream::msgType(), comm);
+            block.agree(false, why);
             block.fail(why);
             goOn(psi, source, cmpt, perf);
             return perf;

@@ -28,8 +28,8 @@ void sciopsPreconditioner::precondition
     if (!native_.valid())
     {
         string why;
-        if (block_.apply(wA, rA, why)) return;
-        // Local: the blocks of other processors stay as they are, the sum stays symmetric and positive
+        const bool good = block_.apply(wA, rA, why);
+        if (block_.agree(good, why)) return;
         block_.fail(why);
         native_.reset(new DICPreconditioner(solver_, dictionary::null));
     }

@@ -111,12 +111,12 @@ trainedBlock::trainedBlock
             << "onFailure is '" << onFailure << "'; give stop or native" << exit(FatalIOError);
     }
     key_ = solver.fieldName() + "|" + dict.get<string>("model");
-    if (disabled().found(key_)) return;
+    if (disabled().found(key_)) return;  // on all processors or on none
 
     string why;
     prepare(linearOnly, why);
-    reduce(why, firstReason(), Pstream::msgType(), solver.matrix().mesh().comm());
     good_ = why.empty();
+    good_ = agree(good_, why);
     if (!good_) fail(why);
 }
 
@@ -224,6 +224,16 @@ bool trainedBlock::apply(solveScalarField& z, const solveScalarField& r, string&
 }
 
 
+bool trainedBlock::agree(const bool good, string& why) const
+{
+    const label comm = solver_.matrix().mesh().comm();
+    scalar failed = !good;
+    reduce(failed, sumOp<scalar>(), Pstream::msgType(), comm);
+    if (failed > 0) reduce(why, firstReason(), Pstream::msgType(), comm);
+    return failed == 0;
+}
+
+
 void trainedBlock::fail(const string& why) const
 {
     const string sentence = "sciops, field " + solver_.fieldName() + ": " + trimmed(why);
@@ -232,7 +242,7 @@ void trainedBlock::fail(const string& why) const
         FatalErrorInFunction
             << sentence.c_str() << "; 'onFailure native;' would go on without the network." << exit(FatalError);
     }
-    if (disabled().insert(key_) && (!good_ ? Pstream::master() : true))
+    if (disabled().insert(key_) && Pstream::master())
     {
         WarningInFunction << sentence.c_str() << "; the native solver goes on." << endl;
     }
