@@ -15,6 +15,9 @@ from sciops.numerics.parity_layout import Index, class_number, neighbour, pariti
 CANCELLED = 1e-6
 """Tilted weights whose sum is this small beside what it was are not brought back to it."""
 
+NEGLIGIBLE = 1e-12
+"""Interpolation weights that small are none."""
+
 Rows = dict[tuple[int, Index], Tensor]
 """(class, offset) → stencil entry, or (class, corner) → interpolation weight; arrays (n, *blocks)."""
 
@@ -81,8 +84,13 @@ def interpolation(rows: Rows, ndim: int, tilt: Tensor | None = None) -> Rows:
                 found[target] = found[target] + term if target in found else term
         if tilts and found:
             found = _tilted(found, {corner: tilts[k, corner] for corner in found})
+        unknown = rows[k, centre] > 0
         for corner in corners(parity):
-            weights[k, corner] = found[corner] if corner in found else torch.zeros_like(like)
+            if corner not in found:
+                weights[k, corner] = torch.zeros_like(like)
+                continue
+            # Quotients of nothing, where no link or no unknown is: they would become tiny coarse diagonals.
+            weights[k, corner] = torch.where(unknown & (found[corner].abs() > NEGLIGIBLE), found[corner], 0.0)
     return weights
 
 
