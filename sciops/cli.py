@@ -111,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--to", choices=("native", "well", "pdebench"), required=True, help="format of the target")
     verb.set_defaults(run=_convert)
 
+    verb = verbs.add_parser(
+        "build", help="compile the C library or a plugin for exported models", description=_build.__doc__
+    )
+    verb.add_argument("what", choices=("capi", "openfoam", "petsc"), help="the C library, or a plugin that uses it")
+    verb.add_argument("--out", type=Path, default=Path("sciops_lib"), help="target folder (default: sciops_lib)")
+    verb.set_defaults(run=_build)
+
     verb = verbs.add_parser("check", help="run the contract on your own class", description=_check.__doc__)
     verb.add_argument("class_path", help="package.module.Class or file.py:Class")
     verb.set_defaults(run=_check)
@@ -235,6 +242,15 @@ def _convert(options: argparse.Namespace) -> int:
 
     convert(options.source, options.target, options.to)
     print(options.target)
+    return 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    """Compile against the installed torch: headers into DIR/include, libraries into DIR/lib."""
+    from sciops.embed.build import build
+
+    for path in build(options.what, options.out):
+        print(path)
     return 0
 
 
