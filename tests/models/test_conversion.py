@@ -9,6 +9,7 @@ from torch import nn
 
 from sciops.models.conversion.layout import ConversionError
 from sciops.models.conversion.operator import to_neural_operator
+from sciops.models.unet import UNet as Ghosts
 
 NETWORKS = {
     **{
@@ -183,6 +184,34 @@ def test_double_precision_gradients_and_state():
         assert torch.equal(other(waves(64)), operator(waves(64)))
 
 
+@pytest.mark.parametrize(
+    ("bc", "layout", "kind", "n", "s"),
+    [
+        ("periodic", "node", "periodic", 20, 2),
+        ("neumann", "node", "vertex", 17, 3),
+        ("dirichlet", "node", "vertex", 17, 2),
+        ("neumann", "cell", "cell", 16, 3),
+    ],
+)
+def test_rows_joined_by_hand_are_padding(bc, layout, kind, n, s):
+    torch.manual_seed(10)
+    net = Ghosts(width=8, levels=3, bc=bc, layout=layout).eval()
+    for part in net.modules():
+        if hasattr(part, "norm1"):
+            part.norm1 = part.norm2 = nn.Identity()
+    fine = torch.randn(1, 1, *refined_shape((n, n), (s, s), kind))
+    here = shared((s, s), kind)
+    with torch.no_grad():
+        assert torch.equal(to_neural_operator(net, (n, n), grid=kind)(fine)[here], net(fine[here].contiguous()))
+
+
+def test_decisions_by_the_size_of_the_grid_are_refused():
+    """18 nodes are padded by 2 to a multiple of 4, 52 nodes by none."""
+    operator = to_neural_operator(Ghosts(width=8, levels=3, bc="neumann"), (18, 18), grid="vertex")
+    with pytest.raises(ConversionError, match=r"decides by the size of the grid.*with \(52, 52\) points it makes \(18"):
+        operator(torch.randn(1, 1, 52, 52))
+
+
 class Row(nn.Module):
     def forward(self, x):
         return x[:, :, 7]
@@ -190,7 +219,7 @@ class Row(nn.Module):
 
 class Odd(nn.Module):
     def forward(self, x):
-        return x.reshape(x.shape[0], 4, -1, x.shape[-1])
+        return x.flatten(2).reshape(x.shape[0], 8, 128)
 
 
 class Sorting(nn.Module):

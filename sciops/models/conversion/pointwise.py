@@ -50,24 +50,28 @@ def pointwise(call: Call) -> Any:
     layout = broadcast(call, [call.layout(x) for x in operands])
     args = _on_fine(call, call.args, layout)
     kwargs = {k: _on_fine(call, (v,), layout)[0] for k, v in call.kwargs.items()}
+    tail = call.name not in ARITHMETIC and isinstance(args[0], Tensor) and args[0].numel() % VECTOR != 0
+    before = args[0].clone() if tail else None  # it may be changed in place
     out = call.func(*args, **kwargs)
     if call.name not in ARITHMETIC:
-        out = _vectorised(call, out, layout)
+        if before is not None:
+            exact = _vectorised(call, before, out, layout)
+            out = out.copy_(exact) if out is args[0] and exact is not out else exact
         call.note("pointwise", True, 1.0 if call.name in KINKED else None)
     if not isinstance(out, Tensor):
         return out
     return call.mode.mark(out, layout)
 
 
-def _vectorised(call: Call, out: Tensor, layout: Layout) -> Tensor:
+def _vectorised(call: Call, x: Tensor, out: Tensor, layout: Layout) -> Tensor:
     """Vector and scalar loops of one function round differently: where sizes leave a tail, native points are evaluated
     as the source does."""
     spaces = [a for a in layout if isinstance(a, Space)]
-    if not spaces or layout[-len(spaces) :] != tuple(spaces) or call.name.endswith("_") or out.numel() % VECTOR == 0:
+    if not spaces or layout[-len(spaces) :] != tuple(spaces):
         return out
-    x = call.args[0]
-    native = partial(call.native, x, spaces)
-    return call.stamped(out, spaces, native, lambda b: call.func(b, *call.args[1:], **call.kwargs), None)
+    return call.stamped(
+        out, spaces, partial(call.native, x, spaces), lambda b: call.func(b, *call.args[1:], **call.kwargs), None
+    )
 
 
 @rule(*SAME)
