@@ -34,9 +34,9 @@ def flexible(artefact: Path, more: str = "") -> str:
     return f'solver sciopsFCG; model "{artefact}"; {more}'
 
 
-def environment(plugin: Path | None = None) -> dict[str, str]:
-    """Variables under which OpenFOAM's programs start, with the plugin's folder on the library path."""
-    variables = dict(os.environ)
+def environment(folder: Path, plugin: Path | None = None) -> dict[str, str]:
+    """Variables under which OpenFOAM's programs start in a folder, with the plugin's folder on the library path."""
+    variables = dict(os.environ) | {"PWD": str(folder.resolve())}
     variables.setdefault("WM_PROJECT_DIR", "/usr/share/openfoam")
     if plugin is not None:
         paths = [str(plugin), variables.get("LD_LIBRARY_PATH", "")]
@@ -171,7 +171,9 @@ def run(folder: Path, plugin: Path | None = None, ranks: int = 1, limit: float =
     if plugin is not None:
         with (folder / "system/controlDict").open("a") as control:
             control.write('libs ("libsciopsFoam.so");\n')
-    result = subprocess.run(command, cwd=folder, env=environment(plugin), capture_output=True, text=True, timeout=limit)
+    result = subprocess.run(
+        command, cwd=folder, env=environment(folder, plugin), capture_output=True, text=True, timeout=limit
+    )
     if ranks > 1 and result.returncode == 0:
         must(folder, "reconstructPar", "-latestTime")
     return Run(result.stdout + result.stderr, result.returncode)
@@ -230,6 +232,6 @@ def _replace_solver(folder: Path, name: str, text: str) -> None:
 
 def must(folder: Path, *command: str) -> None:
     """Run one of OpenFOAM's utilities in the case."""
-    result = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True)
+    result = subprocess.run(command, cwd=folder, env=environment(folder), capture_output=True, text=True)
     if result.returncode:
         raise UsageError(f"{command[0]} failed in {folder}: {(result.stdout + result.stderr)[-400:]}")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from openfoam_support import plugin_folder
 
 from sciops.embed import openfoam_cases as openfoam
-from sciops.embed.openfoam_build import build
 
 pytestmark = [
     pytest.mark.embed,
@@ -16,9 +16,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="session")
-def plugin(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("openfoam"), library).parent
+@pytest.fixture(scope="module")
+def plugin(library: Path) -> Path:
+    return plugin_folder(library)
 
 
 def apart(case: Path, other: Path, pressure: str = "p") -> float:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from openfoam_support import plugin_folder
 from torch import Tensor, nn
 
 from sciops.embed import openfoam_cases as openfoam
-from sciops.embed.openfoam_build import build
 
 pytestmark = [
     pytest.mark.embed,
@@ -22,9 +22,9 @@ OUTER = ["preconditioner", "flexible"]
 MARK = "sciops, field p: "
 
 
-@pytest.fixture(scope="session")
-def plugin(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("openfoam"), library).parent
+@pytest.fixture(scope="module")
+def plugin(library: Path) -> Path:
+    return plugin_folder(library)
 
 
 class Poison(nn.Module):
