@@ -116,7 +116,7 @@ def _from_debian(folder: Path) -> None:
     version = debian_version()
     if version is None or shutil.which("apt-get") is None:
         raise UsageError(
-            "OpenFOAM's headers are missing: give the folder src of its sources with --sources, or set WM_PROJECT_DIR."
+            "OpenFOAM's headers are missing: set WM_PROJECT_DIR to a tree with its sources, src."
         )
     work = folder / "download"
     (work / "lists" / "partial").mkdir(parents=True)
