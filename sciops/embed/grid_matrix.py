@@ -26,6 +26,8 @@ def grid_matrix(
     `compact`: entries between diagonal neighbours (bilinear elements, 9 or 27 points) are allowed and spread over the
     edges of the box that they span. That keeps row sums and, on smooth vectors, the energy; for bilinear elements on
     squares A lies between ⅓ and 1 times the result, which is then the matrix of a preconditioner, not A.
+    Rows that hold their diagonal alone (boundary values kept in the system) may have entries in their columns: those
+    are left out, which is the block-triangular preconditioner.
     Refuses other neighbours (hence periodic wraps), lack of symmetry, negative diagonals and negative couplings.
     """
     shape = tuple(int(m) for m in shape)
@@ -36,7 +38,8 @@ def grid_matrix(
     on = row == col
     diagonal[row[on]] = value[on]
     _check_values(value, diagonal)
-    size = np.sqrt(np.abs(diagonal[row] * diagonal[col]))
+    row, col, value = _without_boundary_columns(row, col, value, n)
+    on, size = row == col, np.sqrt(np.abs(diagonal[row] * diagonal[col]))
     _check_symmetry(row, col, value, size, n)
     keep = ~on & (np.abs(value) > ROUNDING * size)
     row, col, value = row[keep], col[keep], value[keep]
@@ -118,6 +121,15 @@ def _entries(csr: tuple[Any, Any, Any]) -> tuple[np.ndarray, np.ndarray, np.ndar
     key, inverse = np.unique(row[keep] * n + col[keep], return_inverse=True)
     summed = np.bincount(inverse, weights=value[keep].astype(np.float64), minlength=len(key))
     return key // n, key % n, summed
+
+
+def _without_boundary_columns(
+    row: np.ndarray, col: np.ndarray, value: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The entries except those in the columns of rows that hold their diagonal alone."""
+    alone = np.bincount(row[row != col], minlength=n) == 0
+    keep = (row == col) | ~alone[col]
+    return row[keep], col[keep], value[keep]
 
 
 def _check_values(value: np.ndarray, diagonal: np.ndarray) -> None:

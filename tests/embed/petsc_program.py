@@ -1,10 +1,12 @@
 """A petsc4py program that solves −∇·(a ∇u) = f on a grid as the options say and prints what happened as JSON.
 
+With SCIOPS_CASES = {name: [option, value, …]} it answers for each: one start serves many tests.
 -points nx,ny[,nz] -faces dirichlet|neumann -contrast c (blocks of 16 points, a = 1 and c) -sign ±1 -dmda 0|1 -skew 0|1
 -solves k (the matrix changes in between) -stand_in linear|nonlinear|broken (no artefact is loaded then)
 """
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -44,7 +46,7 @@ def rows_of(box: np.ndarray, a: np.ndarray, neumann: bool) -> list[tuple[list[in
     return out
 
 
-def main() -> None:
+def main() -> dict[str, list[float]]:
     options = PETSc.Options()
     sizes = tuple(int(m) for m in options.getString("points", "128,128").split(","))  # x first, as PETSc has it
     shape = sizes[::-1]
@@ -59,6 +61,8 @@ def main() -> None:
 
         found = StandIn(stand_in != "nonlinear", len(shape), stand_in == "broken")
         sciops.embed.petsc.load = lambda *_: found
+    elif "sciops.embed.petsc" in sys.modules:
+        sys.modules["sciops.embed.petsc"].load = sys.modules["sciops.embed.preconditioning"].load
     ksp = PETSc.KSP().create()
     if options.getBool("dmda", True):
         da = PETSc.DMDA().create(sizes, dof=options.getInt("dof", 1), stencil_width=1, setup=True)
@@ -77,12 +81,13 @@ def main() -> None:
     x, exact, b = A.createVecRight(), A.createVecRight(), A.createVecRight()
     known = np.random.default_rng(0).standard_normal(shape)
     known -= known.mean() if neumann else 0.0
-    exact.setArray(known[tuple(box.T)])
+    exact.setArray(np.resize(known[tuple(box.T)], exact.getLocalSize()))
     answers: dict[str, list[float]] = {"iterations": [], "reason": [], "error": []}
     for solve in range(options.getInt("solves", 1)):
         A.zeroEntries()
+        rows = box if options.getInt("dof", 1) == 1 else box[:0]
         a = coefficients(shape, contrast * 10.0**solve)
-        for own, (columns, values) in zip(box, rows_of(box, a, neumann), strict=True):
+        for own, (columns, values) in zip(rows, rows_of(rows, a, neumann), strict=True):
             row = int(np.ravel_multi_index(tuple(own), shape))
             if options.getBool("skew", False) and len(values) > 1:
                 values[0] *= 1.5
@@ -90,6 +95,8 @@ def main() -> None:
             ids = ids if order is None else order.app2petsc(ids)
             A.setValues(ids[:1], ids[1:], np.array(values) * sign)
         A.assemble()
+        if options.getInt("dof", 1) > 1:
+            A.shift(1.0)
         if neumann:
             A.setNullSpace(PETSc.NullSpace().create(constant=True))
         A.mult(exact, b)
@@ -103,10 +110,28 @@ def main() -> None:
         answers["iterations"].append(ksp.getIterationNumber())
         answers["reason"].append(int(ksp.getConvergedReason()))
         answers["error"].append(error.norm() / exact.norm())
-    if PETSc.COMM_WORLD.rank == 0:
-        print(json.dumps(answers))
+    return answers
 
 
-with warnings.catch_warnings():
-    warnings.simplefilter("always")
-    main()
+def batch() -> dict[str, dict[str, object]]:
+    """Every case under its own options; what it raised and warned of is part of the answer."""
+    options, found = PETSc.Options(), {}
+    for name, words in json.loads(os.environ["SCIOPS_CASES"]).items():
+        pairs = dict(zip(words[::2], words[1::2], strict=True))
+        for key, value in pairs.items():
+            options[key.lstrip("-")] = value
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always", UserWarning)
+            try:
+                answer: dict[str, object] = dict(main())
+            except Exception as error:
+                answer = {"raised": f"{type(error).__name__}: {error}"}
+        found[name] = answer | {"warnings": [str(w.message) for w in heard]}
+        for key in pairs:
+            options.delValue(key.lstrip("-"))
+    return found
+
+
+answer = batch() if "SCIOPS_CASES" in os.environ else main()
+if PETSc.COMM_WORLD.rank == 0:
+    print(json.dumps(answer))

@@ -124,6 +124,21 @@ def test_holes_and_another_numbering() -> None:
     assert np.linalg.norm(found.x - exact) < 1e-6 * np.linalg.norm(exact)
 
 
+def test_boundary_values_kept_in_the_system() -> None:
+    """Rows of the identity whose columns were not eliminated: unsymmetric, and a block-triangular preconditioner."""
+    shape = (40, 40)
+    A = diffusion(np.ones(shape)).tolil()
+    edge = np.flatnonzero(np.pad(np.zeros((38, 38)), 1, constant_values=1).ravel())
+    A[edge] = 0.0
+    A[edge, edge] = 1.0
+    A = A.tocsr()
+    b = np.random.default_rng(5).standard_normal(A.shape[0])
+    M = preconditioner(StandIn(), A, shape)
+    x, info = splinalg.gmres(A, b, M=M, rtol=1e-10, maxiter=2, restart=20)
+    assert info == 0 and M.calls < 25
+    assert np.linalg.norm(x - splinalg.spsolve(A.tocsc(), b)) < 1e-7 * np.linalg.norm(x)
+
+
 def test_floating_parts_lose_their_means() -> None:
     parts = [diffusion(np.ones((10, 12)), neumann=True), diffusion(np.ones((10, 12)))]
     A = sparse.block_diag(parts, format="csr")

@@ -174,6 +174,25 @@ static PetscErrorCode judge(const Block *block, const double *fields, const doub
   PetscFunctionReturn(0);
 }
 
+/* Rows that hold their diagonal alone: boundary values kept in the system. */
+static PetscErrorCode find_alone(const Block *block, PetscBool *alone)
+{
+  const PetscInt    *columns;
+  const PetscScalar *values;
+  PetscInt           i, k, count;
+
+  PetscFunctionBegin;
+  for (i = 0; i < block->rows; ++i) {
+    alone[i] = PETSC_TRUE;
+    PetscCall(MatGetRow(block->matrix, i, &count, &columns, &values));
+    for (k = 0; k < count; ++k) {
+      if (columns[k] != i && values[k] != 0.0) alone[i] = PETSC_FALSE;
+    }
+    PetscCall(MatRestoreRow(block->matrix, i, &count, &columns, &values));
+  }
+  PetscFunctionReturn(0);
+}
+
 PetscErrorCode BlockFields(const Block *block, double *fields, char *why, size_t size)
 {
   const PetscInt     n = block->rows;
@@ -181,17 +200,20 @@ PetscErrorCode BlockFields(const Block *block, double *fields, char *why, size_t
   const PetscScalar *values;
   PetscInt           i, k, axis, count;
   double            *down;
+  PetscBool         *alone;
 
   PetscFunctionBegin;
   PetscCall(PetscArrayzero(fields, (1 + block->axes) * n));
   PetscCall(PetscCalloc1(block->axes * PetscMax(n, 1), &down));
+  PetscCall(PetscMalloc1(PetscMax(n, 1), &alone));
+  PetscCall(find_alone(block, alone));
   for (i = 0; i < n && !why[0]; ++i) {
     PetscCall(MatGetRow(block->matrix, i, &count, &columns, &values));
     for (k = 0; k < count && !why[0]; ++k) {
       PetscInt j = columns[k];
       double   v = PetscRealPart(values[k]);
       if (j == i) fields[i] = v;
-      else if (v != 0.0) {
+      else if (v != 0.0 && !alone[j]) { /* columns of boundary values are left out: block-triangular */
         axis = axis_of(block, PetscMin(i, j), PetscMax(i, j));
         if (axis < 0) {
           PetscCall(PetscSNPrintf(why, size,
@@ -207,6 +229,7 @@ PetscErrorCode BlockFields(const Block *block, double *fields, char *why, size_t
   if (!why[0]) PetscCall(judge(block, fields, down, why, size));
   for (i = n; i < (1 + block->axes) * n; ++i) fields[i] = PetscMax(fields[i], 0.0);
   PetscCall(PetscFree(down));
+  PetscCall(PetscFree(alone));
   PetscFunctionReturn(0);
 }
 
