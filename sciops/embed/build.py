@@ -57,7 +57,9 @@ def torch_folder() -> Path:
     spec = find_spec("torch")
     folder = None if spec is None or spec.origin is None else Path(spec.origin).parent
     if folder is None or not (folder / "include" / "ATen").is_dir():
-        raise UsageError("torch has no headers here, so the C library cannot be built; install the torch wheel from pip.")
+        raise UsageError(
+            "torch has no headers here, so the C library cannot be built; install the torch wheel from pip."
+        )
     return folder
 
 

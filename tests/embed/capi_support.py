@@ -15,7 +15,19 @@ import sciops.embed
 CAPI = Path(sciops.embed.__file__).parent / "capi"
 HERE = Path(__file__).parent
 
-STATUS = ("OK", "FILE", "CHECKSUM", "VERSION", "KIND", "SHAPE", "VALUE", "NONFINITE", "BACKEND", "MEMORY", "NOT_CONVERGED")
+STATUS = (
+    "OK",
+    "FILE",
+    "CHECKSUM",
+    "VERSION",
+    "KIND",
+    "SHAPE",
+    "VALUE",
+    "NONFINITE",
+    "BACKEND",
+    "MEMORY",
+    "NOT_CONVERGED",
+)
 
 
 class Failed(Exception):
@@ -35,7 +47,10 @@ class Range(c.Structure):
 
 
 class Krylov(c.Structure):
-    _fields_ = [("tolerance", c.c_double), *((name, c.c_int) for name in ("maxiter", "window", "safeguard", "null_space"))]
+    _fields_ = [
+        ("tolerance", c.c_double),
+        *((name, c.c_int) for name in ("maxiter", "window", "safeguard", "null_space")),
+    ]
 
 
 class Report(c.Structure):
@@ -185,7 +200,10 @@ def write_artefact(folder: Path, kind: str, behaviour: str = "good", **changes: 
     }[kind]
     for bits in (32, 64):
         (folder / f"model.float{bits}.pt2").write_text(behaviour)
-    fields = [{"name": "a", "unit": "", "lower": 0.0, "upper": 2.0}, {"name": "f", "unit": "", "lower": None, "upper": None}]
+    fields = [
+        {"name": "a", "unit": "", "lower": 0.0, "upper": 2.0},
+        {"name": "f", "unit": "", "lower": None, "upper": None},
+    ]
     offsets = [[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)]
     level = {"setup": "setup", "down": "down", "up": "up", "offsets": [o for o in offsets if abs(o[0]) + abs(o[1]) < 2]}
     manifest = {
@@ -207,7 +225,18 @@ def stand_in_library(folder: Path, *flags: str) -> Path:
     """libsciops.so with the stand-in of the backend beside it; `flags` for both, as -fsanitize=address."""
     folder.mkdir(parents=True, exist_ok=True)
     own = [str(p) for p in sorted((CAPI / "src").glob("*.cpp")) if p.name != "backend_torch.cpp"]
-    common = ["g++", "-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-pthread", f"-I{CAPI / 'include'}", f"-I{CAPI / 'src'}", *flags]
+    common = [
+        "g++",
+        "-std=c++17",
+        "-O1",
+        "-g",
+        "-fPIC",
+        "-shared",
+        "-pthread",
+        f"-I{CAPI / 'include'}",
+        f"-I{CAPI / 'src'}",
+        *flags,
+    ]
     run(*common, "-fvisibility=hidden", *own, "-ldl", "-o", str(folder / "libsciops.so"))
     run(*common, str(HERE / "capi_stand_in.cpp"), "-o", str(folder / "libsciops_torch.so"))
     return folder

@@ -79,7 +79,11 @@ def test_files_outside_the_folder_are_refused(library: Library, tmp_path: Path) 
 
 def test_other_versions_are_refused(library: Library, tmp_path: Path) -> None:
     fails("VERSION", lambda: library.load(write_artefact(tmp_path / "a", "operator", schema=2)), "schema 2")
-    fails("VERSION", lambda: library.load(write_artefact(tmp_path / "b", "operator", versions={"torch": "2.12.1"})), "2.12")
+    fails(
+        "VERSION",
+        lambda: library.load(write_artefact(tmp_path / "b", "operator", versions={"torch": "2.12.1"})),
+        "2.12",
+    )
     with library.load(write_artefact(tmp_path / "c", "operator", versions={"torch": "2.13.7+cpu"})):
         pass
 
@@ -93,7 +97,9 @@ def test_what_is_no_manifest_is_refused(library: Library, tmp_path: Path, text: 
     fails("FILE", lambda: library.load(tmp_path))
 
 
-@pytest.mark.parametrize("key", ["name", "kind", "ndim", "precisions", "shape", "entries", "versions", "files", "schema"])
+@pytest.mark.parametrize(
+    "key", ["name", "kind", "ndim", "precisions", "shape", "entries", "versions", "files", "schema"]
+)
 def test_a_manifest_without_a_key_is_refused(library: Library, tmp_path: Path, key: str) -> None:
     path = write_artefact(tmp_path / "a", "multigrid")
     manifest = json.loads((path / "manifest.json").read_text())
@@ -103,7 +109,9 @@ def test_a_manifest_without_a_key_is_refused(library: Library, tmp_path: Path, k
 
 
 def test_the_manifest_is_read_in_full(library: Library, tmp_path: Path) -> None:
-    path = write_artefact(tmp_path / "a", "operator", remarks=["tab\t \\ / \" “é” 😀", 1.5e-300, -0.0, True, None, [[]], {}])
+    path = write_artefact(
+        tmp_path / "a", "operator", remarks=['tab\t \\ / " “é” 😀', 1.5e-300, -0.0, True, None, [[]], {}]
+    )
     (path / "manifest.json").write_text(json.dumps(json.loads((path / "manifest.json").read_text()), ensure_ascii=True))
     with library.load(path) as model:
         assert model.describe() == json.loads((path / "manifest.json").read_text())
@@ -215,13 +223,19 @@ def test_couplings_beyond_the_box_count_for_nothing(library: Library, tmp_path: 
     wild = good.copy()
     wild[1, -1], wild[2, :, -1] = 7.0, 7.0
     r = np.random.default_rng(1).standard_normal((16, 12))
-    with library.load(write_artefact(tmp_path / "a", "multigrid")) as model, model.setup(good) as f, model.setup(wild) as g:
+    with (
+        library.load(write_artefact(tmp_path / "a", "multigrid")) as model,
+        model.setup(good) as f,
+        model.setup(wild) as g,
+    ):
         np.testing.assert_array_equal(f(r), g(r))
 
 
 @pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("shape", [(16, 16), (15, 17), (33, 8), (5, 5), (101, 3)])
-def test_the_recursion_is_the_one_that_was_meant(library: Library, tmp_path: Path, shape: tuple[int, int], bits: int) -> None:
+def test_the_recursion_is_the_one_that_was_meant(
+    library: Library, tmp_path: Path, shape: tuple[int, int], bits: int
+) -> None:
     """The stand-in is B = D⁻¹ + P A_c⁻¹ Pᵀ with injection P and diagonal coarse matrices: written out here."""
     matrix = laplacian(*shape, coefficient=np.random.default_rng(2).random(shape) + 0.5)
     r = np.random.default_rng(3).standard_normal(shape)
@@ -376,6 +390,8 @@ def test_trapping_hosts_survive_a_network_that_overflows(folder: Path, tmp_path:
     program = host(tmp_path, folder)
     path = write_artefact(tmp_path / "a", kind, "overflow")
     assert "calls 20" in run(str(program), str(path), "16", "20", "traps")
+    with pytest.raises(AssertionError):  # the traps of this host are real
+        run(str(program), str(path), "16", "20", "overflow")
 
 
 def test_null_pointers(library: Library) -> None:
