@@ -67,9 +67,8 @@ def main() -> int:
         build_capi(folder / "lib")
         program = folder / "latency"
         lib = folder / "lib" / "lib"
-        command = ["cc", "-O2", SOURCES / "examples" / "latency.c", f"-I{SOURCES / 'include'}", f"-L{lib}", "-lsciops",
-                   f"-Wl,-rpath,{lib}", "-o", program]  # fmt: skip
-        subprocess.run(command, check=True)
+        source, flags = str(SOURCES / "examples" / "latency.c"), [f"-I{SOURCES / 'include'}", f"-L{lib}", "-lsciops"]
+        subprocess.run(["cc", "-O2", source, *flags, f"-Wl,-rpath,{lib}", "-o", str(program)], check=True)
         for name, net in (("U-Net", UNet(width=24, levels=4)), ("FNO", FNO())):
             net.eval()
             path = artefact(net, name, n, folder)
@@ -81,8 +80,8 @@ def main() -> int:
                 call, load = min(call, found["call_cpu"]), min(load, found["load_wall"])
             weights = sum(p.numel() for p in net.parameters())
             print(
-                f"{name:6} {weights:8d} weights, {n}x{n}: C {1e3 * call:7.2f} ms, Python eager {1e3 * eager:7.2f} ms, ratio "
-                f"{call / eager:.2f} (bar {RATIO}); load {load:.2f} s (bar {LOAD} s)"
+                f"{name:6} {weights:8d} weights, {n}x{n}: C {1e3 * call:7.2f} ms, Python eager {1e3 * eager:7.2f} ms, "
+                f"ratio {call / eager:.2f} (bar {RATIO}); load {load:.2f} s (bar {LOAD} s)"
             )
             missed |= call > RATIO * eager or load > LOAD
     return int(missed)

@@ -16,16 +16,19 @@ def build(what: str, out: Path = DEFAULT_OUT) -> list[Path]:
 
     The plugins need the C library: it is built first where `out` has none.
     """
+    if what not in ("capi", "openfoam", "petsc"):
+        raise UsageError(f"There is nothing called {what!r} to build; choose capi, openfoam or petsc.")
     if what == "capi":
         return build_capi(out)
     made = [] if (out / "lib" / "libsciops.so").exists() else build_capi(out)
+    lib = (out / "lib").resolve()
     if what == "openfoam":
-        from sciops.embed.openfoam_build import build as build_plugin
-    elif what == "petsc":
-        from sciops.embed.petsc_build import build as build_plugin
-    else:
-        raise UsageError(f"There is nothing called {what!r} to build; choose capi, openfoam or petsc.")
-    return [*made, build_plugin(out=(out / "lib").resolve(), library=(out / "lib").resolve())]
+        from sciops.embed import openfoam_build
+
+        return [*made, openfoam_build.build(out=lib, library=lib)]
+    from sciops.embed import petsc_build
+
+    return [*made, petsc_build.build(out=lib, library=lib)]
 
 
 def build_capi(out: Path = DEFAULT_OUT, cmake: bool = True) -> list[Path]:
@@ -58,7 +61,7 @@ def torch_folder() -> Path:
     folder = None if spec is None or spec.origin is None else Path(spec.origin).parent
     if folder is None or not (folder / "include" / "ATen").is_dir():
         raise UsageError(
-            "torch has no headers here, so the C library cannot be built; install the torch wheel from pip."
+            "torch has no headers here and the C library cannot be built; install the torch wheel from pip."
         )
     return folder
 

@@ -1,4 +1,5 @@
-/* A host program for the tests: host MODEL n CALLS [traps]. Every call is checked; memory is read at the start and end. */
+/* A host program for the tests: host MODEL n CALLS [traps | overflow]. Every call is checked; memory is read at the start
+ * and end. `overflow` makes one itself, and dies of it. */
 #define _GNU_SOURCE
 #include <fenv.h>
 #include <math.h>
@@ -31,11 +32,15 @@ static int failed(const char *what) {
 
 int main(int argc, char **argv) {
     if (argc < 4) return 2;
-    const int n = atoi(argv[2]), calls = atoi(argv[3]), traps = argc > 4 && strcmp(argv[4], "traps") == 0;
+    const int n = atoi(argv[2]), calls = atoi(argv[3]), traps = argc > 4;
     const int64_t shape[2] = {n, n};
     const size_t cells = (size_t)n * n;
     if (traps) feenableexcept(FE_DIVBYZERO | FE_INVALID | FE_OVERFLOW);
     const int before = fegetexcept();
+    if (traps && strcmp(argv[4], "overflow") == 0) {
+        volatile double big = 1e300;
+        big = big * big;
+    }
 
     const double start = cpu_seconds();
     sciops_model *model = NULL;

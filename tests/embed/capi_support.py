@@ -209,7 +209,8 @@ def write_artefact(folder: Path, kind: str, behaviour: str = "good", **changes: 
     manifest = {
         "format": "sciops", "schema": 1, "name": f"{kind} “β”", "kind": kind, "ndim": 2, "precisions": [32, 64],
         "entries": {name: {"inputs": given, "outputs": found} for name, (given, found) in entries.items()},
-        "inputs": fields if kind == "operator" else [], "outputs": [{"name": "u", "unit": ""}] if kind == "operator" else [],
+        "inputs": fields if kind == "operator" else [],
+        "outputs": [{"name": "u", "unit": ""}] if kind == "operator" else [],
         "grid": {"layout": ["cell", "cell"], "shape": [16, 16], "lower": [0, 0], "upper": [1, 1]},
         "shape": {"dynamic": True, "multiple": [1, 1], "remainder": [0, 0], "minimum": [2, 2], "maximum": [None, 512]},
         "linear": kind == "multigrid", "symmetric": kind == "multigrid", "positive": kind == "multigrid",

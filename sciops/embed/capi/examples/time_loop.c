@@ -36,7 +36,8 @@ static void half_step(const scheme *s, double sign, const double *u, double *out
     const int n = s->n;
     const double c = sign * 0.5 * s->dt * s->a * n * n;
     for (int i = 0; i < n; i++) {
-        const double *row = u + (size_t)i * n, *up = u + (size_t)((i + 1) % n) * n, *down = u + (size_t)((i + n - 1) % n) * n;
+        const double *row = u + (size_t)i * n, *up = u + (size_t)((i + 1) % n) * n,
+                     *down = u + (size_t)((i + n - 1) % n) * n;
         for (int j = 0; j < n; j++)
             out[(size_t)i * n + j] =
                 row[j] + c * (up[j] + down[j] + row[(j + 1) % n] + row[(j + n - 1) % n] - 4 * row[j]);
@@ -77,7 +78,8 @@ static int native_solve(const scheme *s, const double *b, double *v) {
 }
 
 /* One step u -> v. input (2, n, n) holds u and a for the operator; model NULL: the host alone. */
-static void step(const scheme *s, const sciops_model *model, double bound, double *input, double *b, double *v, tally *t) {
+static void step(const scheme *s, const sciops_model *model, double bound, double *input, double *b, double *v,
+                 tally *t) {
     const size_t size = (size_t)s->n * s->n;
     const int64_t shape[2] = {s->n, s->n};
     static int warned = 0;

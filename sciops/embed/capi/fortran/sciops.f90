@@ -125,22 +125,12 @@ module sciops
   end interface
 
   ! call sciops_solve(model, input, output): fields (i, j, channel) or (i, j, k, channel).
-  interface sciops_solve
-    module procedure solve_2d, solve_3d
-  end interface
+  interface sciops_solve; module procedure solve_2d, solve_3d; end interface
   ! call sciops_setup(model, diagonal, ci, cj, [ck,] preconditioner): ci(i, j) = -A couples (i, j) with (i + 1, j).
-  interface sciops_setup
-    module procedure setup_2d, setup_3d
-  end interface
-  interface sciops_apply
-    module procedure apply_2d, apply_3d
-  end interface
-  interface sciops_fcg
-    module procedure fcg_2d, fcg_3d
-  end interface
-  interface sciops_free
-    module procedure free_model, free_preconditioner
-  end interface
+  interface sciops_setup; module procedure setup_2d, setup_3d; end interface
+  interface sciops_apply; module procedure apply_2d, apply_3d; end interface
+  interface sciops_fcg; module procedure fcg_2d, fcg_3d; end interface
+  interface sciops_free; module procedure free_model, free_preconditioner; end interface
 
 contains
 
@@ -228,7 +218,7 @@ contains
     code = c_channels(model%handle, inputs, outputs)
     if (code == SCIOPS_OK .and. (extents(ndim + 1) /= inputs .or. answered(ndim + 1) /= outputs &
                                  .or. any(extents(:ndim) /= answered(:ndim)))) then
-      call refuse("The arrays of sciops_solve do not have the channels of the model or the same grid.", SCIOPS_SHAPE, status)
+      call refuse("The arrays of sciops_solve have other channels than the model, or two grids.", SCIOPS_SHAPE, status)
       return
     end if
     if (code == SCIOPS_OK) code = c_solve(model%handle, ndim, reversed(extents(:ndim)), input, output, range)

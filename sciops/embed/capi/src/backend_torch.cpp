@@ -1,4 +1,4 @@
-/* The only file that sees torch: ahead-of-time compiled packages behind backend.h. SPDX-License-Identifier: Apache-2.0 */
+/* The only file that sees torch: compiled packages behind backend.h. SPDX-License-Identifier: Apache-2.0 */
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
@@ -47,15 +47,14 @@ private:
 at::Tensor tensor_of(const sciops_tensor &view) {
     if (view.handle != nullptr) return *static_cast<at::Tensor *>(view.handle);
     const auto type = view.precision == 64 ? at::kDouble : at::kFloat;
-    return at::from_blob(const_cast<void *>(view.data), at::IntArrayRef(view.shape, view.ndim), at::TensorOptions(type));
+    return at::from_blob(const_cast<void *>(view.data), at::IntArrayRef(view.shape, view.ndim), type);
 }
 
 /* Does the tensor lie in memory of the caller, as when a graph returns one of its inputs? */
 bool borrowed(const at::Tensor &tensor, const sciops_tensor *inputs, int n_inputs) {
     const void *start = tensor.storage().data();
-    return std::any_of(inputs, inputs + n_inputs, [&](const sciops_tensor &input) {
-        return input.handle == nullptr && input.data == start;
-    });
+    return std::any_of(inputs, inputs + n_inputs,
+                       [&](const sciops_tensor &input) { return input.handle == nullptr && input.data == start; });
 }
 
 void *open(const char *package, const char *entry, char *error, std::size_t size) {
@@ -87,7 +86,8 @@ int run(void *network, int threads, const sciops_tensor *inputs, int n_inputs, s
             tensor = tensor.contiguous();
             if (borrowed(tensor, inputs, n_inputs)) tensor = tensor.clone();
             if (tensor.dim() > SCIOPS_MAX_AXES || !tensor.is_cpu()) {
-                std::snprintf(error, size, "an output with %d axes on %s", int(tensor.dim()), tensor.device().str().c_str());
+                std::snprintf(error, size, "an output with %d axes on %s", int(tensor.dim()),
+                              tensor.device().str().c_str());
                 return 1;
             }
         }

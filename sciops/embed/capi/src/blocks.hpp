@@ -40,7 +40,7 @@ public:
     }
 
 private:
-    /* Calls visitor(start of the row in blocks, does it exist, start of the row in space, parity, length) row by row. */
+    /* Row by row: visitor(its start in blocks, does it exist, its start in space, parity, length). */
     template <class Visitor> void visit(Visitor &&visitor) const {
         std::int64_t row = 0;
         for (int k = 0; k < classes(); ++k) {

@@ -26,8 +26,8 @@ private:
 
     void answer(const std::vector<double> &r, double *z) const override {
         const std::vector<T> given(r.begin(), r.end());
-        const auto found = model().network("apply").run(
-            model().threads(), {view(given.data(), shape_), view(mask_.data(), shape_)}, 1);
+        const auto found = model().network("apply").run(model().threads(),
+                                                        {view(given.data(), shape_), view(mask_.data(), shape_)}, 1);
         const T *values = found[0].template values<T>(shape_, "a direction");
         std::copy(values, values + matrix().size(), z);
     }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "json.hpp"
 
+#include <algorithm>
 #include <charconv>
 #include <stdexcept>
 
@@ -24,10 +25,7 @@ private:
         throw std::runtime_error("byte " + std::to_string(at_) + ": expected " + expected);
     }
 
-    void blanks() {
-        while (at_ < text_.size() && (text_[at_] == ' ' || text_[at_] == '\n' || text_[at_] == '\r' || text_[at_] == '\t'))
-            ++at_;
-    }
+    void blanks() { at_ = std::min(text_.find_first_not_of(" \n\r\t", at_), text_.size()); }
 
     bool take(char c) {
         if (at_ >= text_.size() || text_[at_] != c) return false;
@@ -114,7 +112,9 @@ private:
     void escaped(std::string &out) {
         const char c = at_ < text_.size() ? text_[at_++] : '\0';
         switch (c) {
-        case '"': case '\\': case '/': out += c; return;
+        case '"':
+        case '\\':
+        case '/': out += c; return;
         case 'b': out += '\b'; return;
         case 'f': out += '\f'; return;
         case 'n': out += '\n'; return;

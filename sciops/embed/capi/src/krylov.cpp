@@ -1,8 +1,8 @@
 /* Flexible conjugate gradients with a safeguarded direction.
  *
  * x <- x + (q.r / q.Aq) q with q = f(r) made A-orthogonal to the last `window` directions (Notay, SIAM J. Sci. Comput.
- * 22, 2000). A network that repeats itself leaves only noise after orthogonalisation, and the residual would stand still
- * for good: with `safeguard` the same is done with r / diag, and the direction that lowers the energy more is taken.
+ * 22, 2000). A network that repeats itself leaves only noise after orthogonalisation, and the residual would stand
+ * still for good: with `safeguard` the same is done with r / diag, and the one that lowers the energy more is taken.
  * Without it r / diag takes over only where the network's direction is not finite or all but useless.
  * SPDX-License-Identifier: Apache-2.0 */
 #include "krylov.hpp"
@@ -21,10 +21,10 @@ namespace {
 using Vector = std::vector<double>;
 
 constexpr double epsilon = std::numeric_limits<double>::epsilon();
-constexpr double useful = 1e-3;        /* share of what r / diag would gain below which a direction is not used */
+constexpr double useful = 1e-3; /* share of what r / diag would gain below which a direction is not used */
 constexpr double nearly_parallel = 4096 * epsilon; /* A-cosine above which a direction is orthogonalised once more */
-constexpr int refresh = 20;            /* steps after which the true residual replaces the recursive one */
-constexpr int patience = 3;            /* true residuals in a row that rounding keeps from improving */
+constexpr int refresh = 20;                        /* steps after which the true residual replaces the recursive one */
+constexpr int patience = 3;                        /* true residuals in a row that rounding keeps from improving */
 
 double inner(const Vector &u, const Vector &v) {
     double sum[4] = {}; // four chains, so that additions need not wait for one another
@@ -67,7 +67,7 @@ public:
             ++done;
             size = norm(r_);
             if (!std::isfinite(size))
-                throw Failure(SCIOPS_VALUE, "The residual of A x = b overflows; scale the matrix and the right-hand side.");
+                throw Failure(SCIOPS_VALUE, "The residual of A x = b overflows; scale the matrix and b.");
             const bool claims = size <= goal_;
             if (!claims && done % refresh != 0) continue;
             size = true_residual();
@@ -86,8 +86,10 @@ private:
         const std::size_t n = std::size_t(A_.size());
         double largest = 0.0;
         for (std::size_t i = 0; i < n; ++i) {
-            if (!std::isfinite(b[i])) throw Failure(SCIOPS_VALUE, "The right-hand side has a value that is not finite; mend it.");
-            if (!std::isfinite(x[i])) throw Failure(SCIOPS_VALUE, "The start x has a value that is not finite; start from zero.");
+            if (!std::isfinite(b[i]))
+                throw Failure(SCIOPS_VALUE, "The right-hand side has a value that is not finite; mend it.");
+            if (!std::isfinite(x[i]))
+                throw Failure(SCIOPS_VALUE, "The start x has a value that is not finite; start from zero.");
             largest = std::fmax(largest, std::fabs(b[i]));
         }
         exponent_ = 0;
@@ -177,7 +179,7 @@ private:
             d.energy = inner(d.q, d.Aq);
             again = false;
             for (const Direction &p : window_)
-                again = again || std::fabs(inner(d.Aq, p.q)) > nearly_parallel * std::sqrt(std::fabs(d.energy) * p.energy);
+                again |= std::fabs(inner(d.Aq, p.q)) > nearly_parallel * std::sqrt(std::fabs(d.energy) * p.energy);
         }
         d.slope = inner(d.q, r_);
         double size = 0.0; // of rounding in q.Aq
@@ -209,8 +211,8 @@ sciops_krylov completed(const sciops_krylov *options, const Preconditioner &prec
     return out;
 }
 
-sciops_status flexible_cg(const Preconditioner &preconditioner, const double *b, double *x, const sciops_krylov &options,
-                          sciops_report &report) {
+sciops_status flexible_cg(const Preconditioner &preconditioner, const double *b, double *x,
+                          const sciops_krylov &options, sciops_report &report) {
     return Solve(preconditioner, options).run(b, x, report);
 }
 

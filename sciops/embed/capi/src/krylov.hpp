@@ -10,7 +10,7 @@ namespace sciops {
 sciops_krylov completed(const sciops_krylov *options, const Preconditioner &preconditioner);
 
 /* A x = b by flexible conjugate gradients; returns SCIOPS_OK or SCIOPS_NOT_CONVERGED, throws Failure. */
-sciops_status flexible_cg(const Preconditioner &preconditioner, const double *b, double *x, const sciops_krylov &options,
-                          sciops_report &report);
+sciops_status flexible_cg(const Preconditioner &preconditioner, const double *b, double *x,
+                          const sciops_krylov &options, sciops_report &report);
 
 } // namespace sciops

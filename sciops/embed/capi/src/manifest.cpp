@@ -30,7 +30,8 @@ std::string contents(const std::string &path) {
     char buffer[65536];
     for (std::size_t count; (count = std::fread(buffer, 1, sizeof buffer, file.get())) > 0;) {
         text.append(buffer, count);
-        if (text.size() > largest_manifest) throw Failure(SCIOPS_FILE, "The file " + path + " is too long for a manifest.");
+        if (text.size() > largest_manifest)
+            throw Failure(SCIOPS_FILE, "The file " + path + " is too long for a manifest.");
     }
     return text;
 }
@@ -61,7 +62,8 @@ Shape per_axis(const Json &json, int ndim, std::int64_t otherwise) {
 std::vector<Channel> channels(const Json &json) {
     std::vector<Channel> out;
     if (json.is_null()) return out;
-    for (const Json &one : json.array()) out.push_back({required(one, "name").string(), maybe(one["lower"]), maybe(one["upper"])});
+    for (const Json &one : json.array())
+        out.push_back({required(one, "name").string(), maybe(one["lower"]), maybe(one["upper"])});
     return out;
 }
 
@@ -87,7 +89,8 @@ void read_levels(const Json &multigrid, Manifest &m) {
     m.coarsest = std::int64_t(required(multigrid, "coarsest").number());
     m.shift = required(multigrid, "shift").number();
     for (const Json &one : required(multigrid, "levels").array()) {
-        LevelPrograms level{required(one, "setup").string(), required(one, "down").string(), required(one, "up").string(), {}};
+        LevelPrograms level{
+            required(one, "setup").string(), required(one, "down").string(), required(one, "up").string(), {}};
         for (const Json &offset : required(one, "offsets").array()) level.places.push_back(place_of(offset, m.ndim));
         m.levels.push_back(std::move(level));
     }
@@ -113,16 +116,19 @@ std::string minor_version(const std::string &version) {
 }
 
 bool plain_name(const std::string &name) {
-    return !name.empty() && name[0] != '.' && name.find('/') == std::string::npos && name.find('\0') == std::string::npos;
+    return !name.empty() && name[0] != '.' && name.find('/') == std::string::npos &&
+           name.find('\0') == std::string::npos;
 }
 
 void verify(const std::string &folder, const Json &files) {
     for (const auto &[name, digest] : files.object()) {
         if (!plain_name(name))
-            throw Failure(SCIOPS_FILE, "The manifest lists the file '" + name + "' outside its folder; export it again.");
+            throw Failure(SCIOPS_FILE,
+                          "The manifest lists the file '" + name + "' outside its folder; export it again.");
         if (sha256_of_file(folder + "/" + name) != digest.string())
-            throw Failure(SCIOPS_CHECKSUM, "The file " + folder + "/" + name +
-                                               " is not the one that was exported (its SHA-256 differs); copy it again.");
+            throw Failure(SCIOPS_CHECKSUM,
+                          "The file " + folder + "/" + name +
+                              " is not the one that was exported (its SHA-256 differs); copy it again.");
     }
 }
 
@@ -181,8 +187,8 @@ Manifest Manifest::read(const std::string &folder) {
     try {
         return interpret(folder, contents(path));
     } catch (const std::runtime_error &error) {
-        throw Failure(SCIOPS_FILE, "The file " + path + " is no manifest of an artefact (" + error.what() +
-                                       "); export it again.");
+        throw Failure(SCIOPS_FILE,
+                      "The file " + path + " is no manifest of an artefact (" + error.what() + "); export it again.");
     }
 }
 
@@ -205,16 +211,16 @@ std::string Manifest::refuses(const Shape &shape) const {
         return "The artefact '" + name + "' was made for grids of " + std::to_string(ndim) + " axes and was given " +
                std::to_string(shape.size()) + "; export one for this dimension.";
     if (!dynamic && shape != native)
-        return "The artefact '" + name + "' serves the grid " + text_of(native) + " alone and was given " + text_of(shape) +
-               "; export one for this grid or one with a dynamic shape.";
+        return "The artefact '" + name + "' serves the grid " + text_of(native) + " alone and was given " +
+               text_of(shape) + "; export one for this grid or one with a dynamic shape.";
     for (int axis = 0; dynamic && axis < ndim; ++axis) {
         const auto size = shape[axis], step = std::max<std::int64_t>(multiple[axis], 1), rest = remainder[axis] % step;
         if (size >= minimum[axis] && size <= maximum[axis] && size % step == rest) continue;
         const bool bounded = maximum[axis] != std::numeric_limits<std::int64_t>::max();
         return "Axis " + std::to_string(axis) + " of the grid " + text_of(shape) + " has " + std::to_string(size) +
                " points, but the artefact '" + name + "' takes " +
-               (step == 1 ? "any number" : std::to_string(step) + " k + " + std::to_string(rest)) +
-               " from " + std::to_string(minimum[axis]) + (bounded ? " to " + std::to_string(maximum[axis]) : " on") +
+               (step == 1 ? "any number" : std::to_string(step) + " k + " + std::to_string(rest)) + " from " +
+               std::to_string(minimum[axis]) + (bounded ? " to " + std::to_string(maximum[axis]) : " on") +
                "; pad the grid or export for it.";
     }
     return "";

@@ -38,8 +38,8 @@ struct Manifest {
     Shape native, multiple, remainder, minimum, maximum; /* empty native: unknown */
     bool linear = false, symmetric = false, positive = false;
     std::map<std::string, Entry> entries;
-    std::int64_t coarsest = 0; /* multigrid: points that are solved by factorisation */
-    double shift = 0.0;        /* multigrid: added to that matrix, in units of rounding beside its diagonal */
+    std::int64_t coarsest = 0;         /* multigrid: points that are solved by factorisation */
+    double shift = 0.0;                /* multigrid: added to that matrix, in units of rounding beside its diagonal */
     std::vector<LevelPrograms> levels; /* multigrid: finest first; the last serves all that follow */
     std::string torch, isa;
 

@@ -30,14 +30,16 @@ GridMatrix::GridMatrix(const Shape &shape, const double *matrix)
     for (std::int64_t i = 0; i < size_; ++i) {
         const double d = entries_[i];
         if (!std::isfinite(d))
-            throw Failure(SCIOPS_VALUE, "The diagonal of the matrix is not finite at cell " + place(shape, i) + "; mend it.");
+            throw Failure(SCIOPS_VALUE,
+                          "The diagonal of the matrix is not finite at cell " + place(shape, i) + "; mend it.");
         if (d < 0.0)
             throw Failure(SCIOPS_VALUE, "The diagonal of the matrix is negative at cell " + place(shape, i) +
                                             ", but it must be positive; give -A and -b.");
         largest_ = std::fmax(largest_, d);
     }
     if (largest_ == 0.0)
-        throw Failure(SCIOPS_VALUE, "The diagonal of the matrix is zero in every cell, so there is no unknown; fill it.");
+        throw Failure(SCIOPS_VALUE,
+                      "The diagonal of the matrix is zero in every cell, so there is no unknown; fill it.");
     for (int axis = 0; axis < ndim; ++axis) {
         double *c = entries_.data() + (1 + axis) * size_;
         const std::int64_t step = stride(axis), length = shape[axis];
@@ -46,8 +48,9 @@ GridMatrix::GridMatrix(const Shape &shape, const double *matrix)
                 throw Failure(SCIOPS_VALUE, "The coupling along axis " + std::to_string(axis) +
                                                 " is not finite at cell " + place(shape, i) + "; mend it.");
             if (c[i] < -rounding * largest_)
-                throw Failure(SCIOPS_VALUE, "The coupling along axis " + std::to_string(axis) + " is negative at cell " +
-                                                place(shape, i) + ", but c = -A[i, i + e] must not be; check its sign.");
+                throw Failure(SCIOPS_VALUE, "The coupling along axis " + std::to_string(axis) +
+                                                " is negative at cell " + place(shape, i) +
+                                                ", but c = -A[i, i + e] must not be; check its sign.");
             if (c[i] <= 0.0 || (i / step) % length == length - 1) {
                 c[i] = 0.0; // beyond the box there is nothing to couple with
                 continue;
@@ -94,7 +97,8 @@ std::int64_t GridMatrix::components(std::vector<std::int64_t> &labels) const {
                 const double *c = coupling(axis);
                 const std::int64_t step = stride(axis);
                 if (c[i] > 0.0 && labels[i + step] < 0) labels[i + step] = count, open.push_back(i + step);
-                if (i >= step && c[i - step] > 0.0 && labels[i - step] < 0) labels[i - step] = count, open.push_back(i - step);
+                if (i >= step && c[i - step] > 0.0 && labels[i - step] < 0)
+                    labels[i - step] = count, open.push_back(i - step);
             }
         }
         ++count;

@@ -13,7 +13,8 @@ namespace {
 
 int chosen(const Manifest &manifest, int wanted) {
     const auto &offered = manifest.precisions;
-    if (offered.empty()) throw Failure(SCIOPS_FILE, "The artefact '" + manifest.name + "' has no package; export it again.");
+    if (offered.empty())
+        throw Failure(SCIOPS_FILE, "The artefact '" + manifest.name + "' has no package; export it again.");
     if (wanted == 0) return *std::min_element(offered.begin(), offered.end());
     if (std::find(offered.begin(), offered.end(), wanted) != offered.end()) return wanted;
     throw Failure(SCIOPS_VALUE, "A precision of " + std::to_string(wanted) + " bits was asked for, but the artefact '" +
@@ -31,7 +32,8 @@ Model::Model(const std::string &folder, int precision, int threads)
 
 template <class T> void Model::solve_in(const Shape &shape, const double *input, double *output) const {
     const std::int64_t size = points(shape);
-    const auto channels_in = std::int64_t(manifest_.inputs.size()), channels_out = std::int64_t(manifest_.outputs.size());
+    const auto channels_in = std::int64_t(manifest_.inputs.size()),
+               channels_out = std::int64_t(manifest_.outputs.size());
     Shape in{1, channels_in}, out{1, channels_out};
     in.insert(in.end(), shape.begin(), shape.end());
     out.insert(out.end(), shape.begin(), shape.end());
@@ -51,7 +53,8 @@ sciops_range Model::range_of(std::int64_t size, const double *input) const {
         if (!channel.lower || !channel.upper) continue;
         const auto [low, high] = std::minmax_element(input + c * size, input + (c + 1) * size);
         const double width = *channel.upper - *channel.lower;
-        const double unit = width > 0.0 ? width : std::fmax(std::fabs(*channel.upper), std::numeric_limits<double>::min());
+        const double unit =
+            width > 0.0 ? width : std::fmax(std::fabs(*channel.upper), std::numeric_limits<double>::min());
         const double outside = std::fmax(*channel.lower - *low, *high - *channel.upper) / unit;
         if (outside > worst.outside) worst = {outside, int(c)};
     }

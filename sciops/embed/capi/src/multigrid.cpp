@@ -44,9 +44,11 @@ public:
         if (levels_.empty()) stencil = stencil_of(every_place());
         const std::vector<double> coarse(stencil.begin(), stencil.end());
         if (!std::all_of(coarse.begin(), coarse.end(), [](double value) { return std::isfinite(value); }))
-            throw Failure(SCIOPS_NONFINITE, "The network '" + model().manifest().name +
-                                                "' made a coarse matrix that is not finite; use another preconditioner here.");
-        coarse_ = std::make_unique<CoarseSolver>(space, coarse, manifest.shift * double(std::numeric_limits<T>::epsilon()));
+            throw Failure(SCIOPS_NONFINITE,
+                          "The network '" + model().manifest().name +
+                              "' made a coarse matrix that is not finite; use another preconditioner here.");
+        coarse_ =
+            std::make_unique<CoarseSolver>(space, coarse, manifest.shift * double(std::numeric_limits<T>::epsilon()));
     }
 
 private:
@@ -126,7 +128,8 @@ private:
                                                "', which this library does not know; use a newer one.");
             inputs.push_back(found->second);
         }
-        std::vector<Tensor> answers = model().network(program).run(model().threads(), inputs, int(entry.outputs.size()));
+        std::vector<Tensor> answers =
+            model().network(program).run(model().threads(), inputs, int(entry.outputs.size()));
         std::map<std::string, Tensor> out;
         for (std::size_t i = 0; i < answers.size(); ++i) out[entry.outputs[i]] = std::move(answers[i]);
         return out;

@@ -36,8 +36,8 @@ const sciops_backend *open_backend() {
     const auto entry = reinterpret_cast<sciops_backend_entry>(dlsym(library, SCIOPS_BACKEND_SYMBOL));
     const sciops_backend *found = entry == nullptr ? nullptr : entry();
     if (found == nullptr || found->abi != SCIOPS_BACKEND_ABI)
-        throw Failure(SCIOPS_BACKEND, "The library " + path +
-                                          " belongs to another version of libsciops.so; build both again.");
+        throw Failure(SCIOPS_BACKEND,
+                      "The library " + path + " belongs to another version of libsciops.so; build both again.");
     return found;
 }
 

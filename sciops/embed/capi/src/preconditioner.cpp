@@ -12,7 +12,8 @@ void Preconditioner::apply(const double *r, double *z) const {
     std::vector<double> scaled(A.size());
     for (std::int64_t i = 0; i < A.size(); ++i) {
         if (!std::isfinite(r[i]))
-            throw Failure(SCIOPS_VALUE, "The residual r has a value that is not finite; check the iteration that made it.");
+            throw Failure(SCIOPS_VALUE,
+                          "The residual r has a value that is not finite; check the iteration that made it.");
         scaled[i] = A.unknown(i) ? r[i] : 0.0;
     }
     const double size = scale(scaled);
@@ -28,8 +29,9 @@ void Preconditioner::apply(const double *r, double *z) const {
         finite = finite && std::isfinite(z[i]);
     }
     if (!finite)
-        throw Failure(SCIOPS_NONFINITE, "The network '" + model().manifest().name +
-                                            "' answered with a value that is not finite; use another preconditioner here.");
+        throw Failure(SCIOPS_NONFINITE,
+                      "The network '" + model().manifest().name +
+                          "' answered with a value that is not finite; use another preconditioner here.");
 }
 
 } // namespace sciops
