@@ -64,18 +64,28 @@ def test_nonlinear_networks_in_flexible_methods(built: tuple[str, list[str]], di
     assert solved([*case, *ours, str(direction_2d)])["reason"][0] > 0
 
 
-def test_refusals_stop_with_one_sentence(built: tuple[str, list[str]], direction_2d: Path, tmp_path: Path) -> None:
+def test_refusals_stop_with_one_sentence(
+    built: tuple[str, list[str]], multigrid_2d: Path, direction_2d: Path, tmp_path: Path
+) -> None:
     program, ours = built
     small = [program, "-da_grid_x", "64", "-da_grid_y", "64", "-ksp_type", "cg"]
     cases = {
         "No model is given": [*small, *ours[:-1]],
         "stalls; use -ksp_type fcg, fgmres or gcr": [*small, *ours, str(direction_2d)],
+        "The matrix has the wrong sign": [*small, "-scale", "-1", *ours, str(multigrid_2d)],
+        "takes ": [program, "-dim", "3", "-da_grid_z", "16", *small[1:], *ours, str(multigrid_2d)],
         "nowhere": [*small, *ours, str(tmp_path / "nowhere.sciops")],
     }
     for sentence, command in cases.items():
         status, answer, errors = execute(command)
         assert status != 0 and not answer
         assert [line for line in errors.splitlines() if sentence in line and line.rstrip().endswith(".")], errors
+
+
+def test_the_scale_of_the_matrix_changes_nothing(built: tuple[str, list[str]], multigrid_2d: Path) -> None:
+    program, ours = built
+    case = [program, "-da_grid_x", "48", "-da_grid_y", "40", "-ksp_type", "cg", *ours, str(multigrid_2d)]
+    assert solved([*case, "-scale", "1e9"])["iterations"] == solved(case)["iterations"]
 
 
 def test_native_goes_on_with_one_warning(built: tuple[str, list[str]], tmp_path: Path) -> None:

@@ -3,8 +3,8 @@
  *   mpirun -n 2 ./poisson -dim 2 -da_grid_x 128 -da_grid_y 128 -faces neumann -contrast 1e3 -ksp_type fcg
  *          -dll_prepend libsciopspetsc.so -pc_type sciops -pc_sciops_model NAME.sciops
  *
- * Cells with harmonic face coefficients; a is 1 and `contrast` in blocks of 16 cells. Solves for a known answer and
- * prints iterations, PETSc's reason and the relative error. */
+ * Cells with harmonic face coefficients; a is 1 and `contrast` in blocks of 16 cells; `-scale s` multiplies the
+ * matrix. Solves for a known answer and prints iterations, PETSc's reason and the relative error. */
 #include <petscdmda.h>
 #include <petscksp.h>
 #include <string.h>
@@ -64,7 +64,7 @@ int main(int argc, char **argv)
   KSP                ksp;
   MatNullSpace       constants;
   KSPConvergedReason reason;
-  PetscReal          contrast = 1.0, error, size;
+  PetscReal          contrast = 1.0, scale = 1.0, error, size;
   PetscInt           dim = 2, iterations;
   PetscBool          neumann = PETSC_FALSE;
   char               faces[32] = "dirichlet";
@@ -72,6 +72,7 @@ int main(int argc, char **argv)
   PetscCall(PetscInitialize(&argc, &argv, NULL, NULL));
   PetscCall(PetscOptionsGetInt(NULL, NULL, "-dim", &dim, NULL));
   PetscCall(PetscOptionsGetReal(NULL, NULL, "-contrast", &contrast, NULL));
+  PetscCall(PetscOptionsGetReal(NULL, NULL, "-scale", &scale, NULL));
   PetscCall(PetscOptionsGetString(NULL, NULL, "-faces", faces, sizeof(faces), NULL));
   neumann = strcmp(faces, "neumann") ? PETSC_FALSE : PETSC_TRUE;
   PetscCall(DMDACreate(PETSC_COMM_WORLD, &da));
@@ -84,6 +85,7 @@ int main(int argc, char **argv)
   PetscCall(DMSetUp(da));
   PetscCall(DMCreateMatrix(da, &A));
   PetscCall(assemble(da, dim, neumann, contrast, A));
+  PetscCall(MatScale(A, scale));
   PetscCall(MatCreateVecs(A, &x, &b));
   PetscCall(VecDuplicate(x, &exact));
   PetscCall(VecSetRandom(exact, NULL));

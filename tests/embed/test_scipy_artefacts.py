@@ -1,0 +1,54 @@
+"""Compiled artefacts in SciPy's and PyAMG's solvers, against a direct solve."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg as splinalg
+from test_scipy_preconditioner import diffusion, jumps
+
+from sciops.core.errors import UsageError
+from sciops.embed.scipy import fcg, preconditioner
+
+pytestmark = pytest.mark.embed
+
+
+@pytest.mark.parametrize("neumann", [False, True], ids=["dirichlet", "neumann"])
+@pytest.mark.parametrize("precision", [32, 64])
+def test_multigrid_on_128_points(multigrid_2d: Path, neumann: bool, precision: int) -> None:
+    """Single precision inside a solver in double costs at most an iteration or two."""
+    A = diffusion(jumps((128, 128), 1e3), neumann)
+    b = np.random.default_rng(0).standard_normal(A.shape[0])
+    b -= b.mean() if neumann else 0.0
+    M = preconditioner(multigrid_2d, A, (128, 128), precision=precision)
+    found = fcg(A, b, M)
+    assert M.linear and found.info == 0 and found.iterations < 30
+    if not neumann:
+        x, info = splinalg.cg(A, b, M=M, rtol=1e-8, maxiter=30)
+        assert info == 0
+        exact = splinalg.spsolve(A.tocsc(), b)
+        assert np.linalg.norm(x - exact) < 1e-4 * np.linalg.norm(exact)
+        assert np.linalg.norm(found.x - exact) < 1e-4 * np.linalg.norm(exact)
+
+
+def test_multigrid_in_three_dimensions(multigrid_3d: Path) -> None:
+    shape = (24, 20, 22)
+    A = diffusion(jumps(shape, 1e3))
+    b = np.random.default_rng(1).standard_normal(A.shape[0])
+    found = fcg(A, b, preconditioner(multigrid_3d, A, shape))
+    assert found.info == 0 and found.iterations < 40
+
+
+def test_directions_in_flexible_methods(direction_2d: Path) -> None:
+    import pyamg
+
+    A = diffusion(np.ones((64, 64)))
+    b = np.random.default_rng(2).standard_normal(A.shape[0])
+    with pytest.raises(UsageError, match="nonlinear network"):
+        preconditioner(direction_2d, A, (64, 64))
+    M = preconditioner(direction_2d, A, (64, 64), flexible=True)
+    exact = splinalg.spsolve(A.tocsc(), b)
+    found = fcg(A, b, M)
+    assert found.info == 0 and np.linalg.norm(found.x - exact) < 1e-5 * np.linalg.norm(exact)
+    x, info = pyamg.krylov.fgmres(A, b, M=M, tol=1e-8, maxiter=300)
+    assert info == 0 and np.linalg.norm(x - exact) < 1e-5 * np.linalg.norm(exact)
