@@ -16,10 +16,13 @@ from sciops.core.dataset import Dataset
 from sciops.core.errors import UsageError
 from sciops.core.problem import Problem
 from sciops.core.random import case_seed, generator
+from sciops.data.mixed import Interleaved, Mixed
 from sciops.data.normalise import Kind, Normaliser
 from sciops.data.open import open_dataset
 from sciops.data.part import split_off
 from sciops.data.recipe import Recipe, load_recipe
+from sciops.data.strided import Strided, with_points
+from sciops.data.windows import Window, Windowed
 
 MEMORY_LIMIT = 4 * 2**30
 
@@ -84,6 +87,11 @@ class OperatorData(LightningDataModule):
     normalise_input, normalise_output: identity | scalar | channel | pixel | unit; fitted on the training split by
     `setup`, handed to the model as `input_normaliser`, `output_normaliser`: the model encodes and decodes.
     in_memory: hold the splits in memory (default: when they take less than 4 GiB).
+    window: {history: 1, horizon: 1} makes pairs of trajectories, from a frame that the inputs say to a later one.
+    resolutions: points along the first axis of grids that the data is strided to. Each epoch of training visits every
+        case once on every one of them, a batch on one grid, in an order that resume repeats; validation takes the mean
+        over them; the splits "test", "test_64", … are tested one by one. The first is the native grid: networks and
+        normalisers are made for it. Per-pixel normalisers fit one grid alone and are refused.
     """
 
     def __init__(
@@ -100,10 +108,21 @@ class OperatorData(LightningDataModule):
         in_memory: bool | None = None,
         generate_workers: int = 1,
         device: str = "cpu",
+        window: dict[str, int] | None = None,
+        resolutions: list[int] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise UsageError(f"batch_size must be at least 1; got {batch_size}.")
+        if resolutions is not None and (
+            not resolutions or min(resolutions) < 2 or "pixel" in (normalise_input, normalise_output)
+        ):
+            raise UsageError(
+                "resolutions names one or more numbers of points, and normalisers per channel: 'pixel' ties the data "
+                f"to one grid; got {resolutions} with {normalise_input} and {normalise_output}."
+            )
+        self.window = None if window is None else Window(**window)
+        self.resolutions = None if resolutions is None else list(dict.fromkeys(resolutions))
         self.source, self.batch_size, self.workers, self.seed = source, batch_size, workers, seed
         self.inputs, self.valid, self.folder, self.in_memory = inputs, valid, Path(folder), in_memory
         self.generate_workers, self.device = generate_workers, device
@@ -111,6 +130,7 @@ class OperatorData(LightningDataModule):
         self.output_normaliser = Normaliser(normalise_output)
         self.splits: dict[str, Dataset] = {}
         self.pairs: dict[str, Pairs] = {}
+        self.mixed: dict[str, Mixed] = {}
 
     @property
     def data_path(self) -> Path:
@@ -146,6 +166,14 @@ class OperatorData(LightningDataModule):
         if self.pairs:
             return
         splits = self._opened()
+        if self.window is not None:
+            splits = {name: Windowed(data, **vars(self.window)) for name, data in splits.items()}
+        finer = splits
+        if self.resolutions is not None:
+            splits = {name: _strided(data, self.resolutions[0]) for name, data in splits.items()}
+            for name, data in [*finer.items()]:
+                if name.startswith("test"):
+                    splits |= {f"{name}_{n}": _strided(data, n) for n in self.resolutions[1:]}
         self.splits = splits
         train = splits["train"]
         names = [c.name for c in train.problem.inputs]
@@ -153,6 +181,9 @@ class OperatorData(LightningDataModule):
         self.inputs = [names[j] for j in channels]
         for split, dataset in splits.items():
             self.pairs[split] = Pairs(dataset, channels, self._fits(dataset))
+        for split in ("train", "valid") if self.resolutions is not None else ():
+            others = [_strided(finer[split], n) for n in self.resolutions[1:]]  # type: ignore[index]
+            self.mixed[split] = Mixed([self.pairs[split], *(Pairs(d, channels, self._fits(d)) for d in others)])
         for key, normaliser in (("x", self.input_normaliser), ("y", self.output_normaliser)):
             normaliser.fit(batch[key] for batch in self._loader("train", shuffle=False, workers=0))
 
@@ -163,10 +194,10 @@ class OperatorData(LightningDataModule):
         return len(self.inputs or ()), len(self.splits["train"].problem.outputs)
 
     def train_dataloader(self) -> DataLoader:
-        return self._loader("train", shuffle=True, workers=self.workers)
+        return self._at_all("train", shuffle=True) or self._loader("train", shuffle=True, workers=self.workers)
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader("valid", shuffle=False, workers=self.workers)
+        return self._at_all("valid", shuffle=False) or self._loader("valid", shuffle=False, workers=self.workers)
 
     def test_dataloader(self) -> list[DataLoader]:
         return [self._loader(name, False, self.workers) for name in self.pairs if name.startswith("test")]
@@ -185,6 +216,22 @@ class OperatorData(LightningDataModule):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             # The loader draws a base seed from the global state unless it has a generator of its own.
+            generator=generator(self.seed),
+        )
+
+    def _at_all(self, split: str, shuffle: bool) -> DataLoader | None:
+        """Batches on all grids in turn; None where there is one grid."""
+        if split not in self.mixed:
+            return None
+        rows = self.mixed[split]
+        return DataLoader(
+            rows,
+            batch_size=None,  # the sampler names whole batches
+            sampler=Interleaved(rows.sizes, self.batch_size, self.seed, shuffle),
+            num_workers=self.workers,
+            collate_fn=_as_is,
+            persistent_workers=self.workers > 0,
+            pin_memory=torch.cuda.is_available(),
             generator=generator(self.seed),
         )
 
@@ -208,6 +255,10 @@ class OperatorData(LightningDataModule):
             values = train.cases(slice(start, start + 64)).inputs.values[:, 0]
             varying |= {j for j in range(len(names)) if bool((values[:, j] != first[j].flatten()[0]).any())}
         return sorted(varying) or list(range(len(names)))
+
+
+def _strided(dataset: Dataset, points: int) -> Dataset:
+    return Strided(dataset, with_points(dataset.grid, points))
 
 
 def _as_is(batch: Any) -> Any:

@@ -61,3 +61,10 @@ def strides(fine: Grid, coarse: Grid) -> tuple[slice, ...]:
             )
         found.append(slice((k - 1) // 2 if layout == "cell" else 0, None, k))
     return tuple(found)
+
+
+def with_points(grid: Grid, points: int) -> Grid:
+    """The same box with so many points along the first axis, in proportion along the others."""
+    ends = [int(layout == "node") for layout in grid.layout]
+    share = (points - ends[0]) / (grid.shape[0] - ends[0])
+    return grid.resized([round((n - end) * share) + end for n, end in zip(grid.shape, ends, strict=True)])

@@ -13,7 +13,7 @@ from sciops.core.errors import UsageError
 from sciops.core.random import generator
 from sciops.data.datamodule import MEMORY_LIMIT, OperatorData, Shuffled
 from sciops.data.normalise import Kind
-from sciops.data.windows import Window, Windowed, require_finite_frames, trajectory
+from sciops.data.windows import Windowed, require_finite_frames, trajectory
 
 
 class WindowRows(TorchDataset):
@@ -136,9 +136,8 @@ class TrajectoryData(OperatorData):
     ) -> None:
         super().__init__(
             source, batch_size, workers, normalise_input, normalise_output, None, valid, seed, folder, in_memory,
-            generate_workers, device,
+            generate_workers, device, window,
         )  # fmt: skip
-        self.window = None if window is None else Window(**window)
         self.model: Any = None
 
     def setup(self, stage: str | None = None) -> None:

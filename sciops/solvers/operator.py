@@ -235,7 +235,7 @@ class OperatorSolver(Solver):
                 f"Checkpoint {path} was trained from a module object and does not name its class; build "
                 "OperatorSolver(net=module) yourself and call load()."
             )
-        known = {k: v for k, v in content["hyper_parameters"].items() if k not in ("net", "init_from")}
+        known = {k: v for k, v in content["hyper_parameters"].items() if k not in ("net", "init_from", "method")}
         loss = known["loss"]
         for named in (net["class_path"], loss if isinstance(loss, str) else loss["class_path"]):
             resolve_class(named, trusted=False)

@@ -180,10 +180,15 @@ class OperatorModule(pl.LightningModule):
                 f"{x.shape[1]} channel(s); use a checkpoint of the same problem."
             )
         x = self.encoder.encode(x.to(dtype_of(self.net)))
-        u = self.net(x)
+        u = self.evaluate(x)
         with torch.autocast(u.device.type, enabled=False):
             u = self.decoder.decode(u.to(x.dtype))
             return enforce_dirichlet(u, *self._wall) if self._wall else u
+
+    def evaluate(self, x: Float[Tensor, "n c *s"]) -> Float[Tensor, "n k *s"]:
+        """The network on encoded inputs."""
+        assert self.net is not None
+        return self.net(x)
 
     def _grid(self, u: Float[Tensor, "n c *s"]) -> Grid:
         return self.grid.resized(tuple(u.shape[2:]))
