@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sciops.models.conversion import measure
 from sciops.models.conversion.layout import Axis, Mixed, Space, Tokens
 from sciops.models.conversion.mode import Call, rule
 from sciops.models.conversion.pointwise import broadcast
@@ -30,6 +31,11 @@ def share(call: Call, axis: Axis) -> float:
 
 def log_weights(call: Call, axis: Axis, like: Tensor) -> Tensor | None:
     """(tokens,) to add to logits; None where weights cancel."""
+    given = measure.tokens(call, axis)
+    if given is not None:
+        extra = axis.extra if isinstance(axis, Tokens) else 0
+        points = given.to(like).log() + (log(share(call, axis)) if extra else 0.0)
+        return torch.cat([points.new_zeros(extra), points])
     if not isinstance(axis, Tokens) or not axis.extra:
         return None
     size = call.refinement.size(axis)
@@ -103,7 +109,9 @@ def matmul(call: Call) -> Tensor:
     left, right = call.layout(a), call.layout(b)
     if a.dim() < 2 or b.dim() < 2:
         raise call.refuse("multiplies a matrix and a vector", "write the vector as a matrix of one column")
-    out = torch.matmul(a, b) * _weight(call, left[-1], right[-2])
+    weight = _weight(call, left[-1], right[-2])
+    given = None if _summed(left[-1], right[-2]) else measure.tokens(call, left[-1])
+    out = torch.matmul(a if given is None else a * given.to(a), b) * weight
     lead = broadcast(call, [left[:-2], right[:-2]]) if max(a.dim(), b.dim()) > 2 else ()
     return call.mode.mark(out, (*lead, left[-2], right[-1]))
 
@@ -125,6 +133,10 @@ def einsum(call: Call) -> Tensor:
     for label, axes in seen.items():
         if label not in output:
             weight *= _weight(call, *(axes if len(axes) > 1 else (axes[0], None)))
+            given = None if _summed(*axes) else measure.tokens(call, axes[0])
+            if given is not None:
+                operands.append(given.to(operands[0]))
+                inputs += "," + label
     out = torch.einsum(f"{inputs}->{output}", *operands) * weight
     return call.mode.mark(out, [seen[label][0] if label in seen else None for label in output])
 
@@ -141,17 +153,21 @@ def _spelled_out(equation: str, operands: Sequence[Tensor]) -> str:
     return ",".join(terms) + "->" + output.replace("...", letters[: max(ranks)][::-1])
 
 
+def _summed(*axes: Axis) -> bool:
+    """Whether the values along an axis are weights already."""
+    return any(isinstance(axis, Tokens) and axis.summed for axis in axes)
+
+
 def _weight(call: Call, first: Axis, second: Axis) -> float:
     """Factor of a contraction over two axes: the weight of a point where it is a sum over points."""
     if first is None and second is None:
         return 1.0
     axes = [a for a in (first, second) if a is not None]
-    bare = {
-        replace(a, summed=False) if isinstance(a, Tokens) else Tokens((a,)) for a in axes if not isinstance(a, Mixed)
-    }
+    bare = {replace(a, summed=False) for a in axes if isinstance(a, Tokens)}
+    bare |= {Tokens((a,)) for a in axes if isinstance(a, Space)}
     if len(bare) != 1 or len(axes) == 1 or any(isinstance(a, Mixed) for a in axes):
         raise call.refuse("sums over points against a matrix of fixed size", "use torch.nn.Linear, or method='lattice'")
-    if any(isinstance(a, Tokens) and a.summed for a in axes):
+    if _summed(*axes):
         call.note("mean over the points", False)
         return 1.0
     if any(isinstance(a, Tokens) and a.extra for a in axes):

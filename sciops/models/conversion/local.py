@@ -136,6 +136,8 @@ def _convolution(d: int) -> Callable[[Call], Tensor]:
                 raise call.refuse("pads 'same' around an even kernel", "pad explicitly before the convolution")
             pads = tuple(r // 2 for r in reach)
         padding = (0,) * d if pads == "valid" else tuple_of(pads, d)
+        if call.mode.options.bc and any(padding):
+            x, padding = _padded_otherwise(call, x, padding), (0,) * d
         window = Window(call, x, stride, reach, padding)
         wide = tuple(s * w for s, w in zip(window.scale, dilation, strict=True))
         if call.mode.method in KERNELS and any(k > 1 for k in weight.shape[2:]):
@@ -150,6 +152,19 @@ def _convolution(d: int) -> Callable[[Call], Tensor]:
         return window.finish(y, lambda b: call.func(b, weight, bias, stride, padding, dilation, groups), facts)
 
     return convolve
+
+
+def _padded_otherwise(call: Call, x: Tensor, padding: Sequence[int]) -> Tensor:
+    """The zeros that a convolution pads, or what the option `bc` asks in their place."""
+    from sciops.models.conversion.padding import along
+
+    layout = list(call.layout(x))
+    for j, (space, p) in enumerate(zip(call.spaces(x, len(padding)), padding, strict=True)):
+        dim = x.dim() - len(padding) + j
+        if p:
+            x, layout[dim] = along(call, x, dim, space, p, p, "constant", 0.0)
+    call.note("padded as bc asks", False)
+    return call.mode.mark(x, layout)
 
 
 def _other(window: Window, weight: Tensor, bias: Tensor | None, dilation: Any, groups: int) -> Tensor:

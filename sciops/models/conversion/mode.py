@@ -137,6 +137,21 @@ class Call:
         return found  # type: ignore[return-value]
 
 
+@dataclass(frozen=True)
+class Options:
+    """What a user asks of a conversion beside its method; see `to_neural_operator`."""
+
+    bc: tuple[str, ...] = ()
+    head: str = "functional"
+    token_shape: tuple[int, ...] = ()
+    n_extra: int = 0
+
+    def padding(self, space: Space, mode: str) -> str:
+        """Mode of `torch.nn.functional.pad` in place of the network's own."""
+        asked = self.bc[space.axis] if space.axis < len(self.bc) else "source"
+        return {"source": mode, "periodic": "circular", "zeros": "constant"}.get(asked, asked)
+
+
 class Refining(TorchFunctionMode):
     """Inside this context calls on tensors with a layout follow the rules; all other tensors are left alone."""
 
@@ -151,6 +166,8 @@ class Refining(TorchFunctionMode):
         self.visits: dict[tuple[str, str], int] = {}
         self.stack: list[str] = []
         self.visited = ""
+        self.options = Options()
+        self.weights: Tensor | None = None
         self.native: tuple[int, ...] = ()
         self.trace: list[tuple[str, Layout]] = []
 

@@ -13,7 +13,9 @@ from sciops.core.grid import Grid
 from sciops.core.interpolate import resample
 from sciops.models.conversion import (  # noqa: F401
     attention,
+    graded,
     local,
+    measure,
     padding,
     pointwise,
     shapes,
@@ -24,9 +26,10 @@ from sciops.models.conversion import (  # noqa: F401
 from sciops.models.conversion.diagnosis import advice, aliasing, equivariance, indices
 from sciops.models.conversion.kernels import KERNELS
 from sciops.models.conversion.lattice import lattice, mapped
-from sciops.models.conversion.layout import ConversionError, Kind, Refinement, Space, described
-from sciops.models.conversion.mode import Entry, Refining, Report, following, tensors
-from sciops.models.conversion.refusals import check_inputs, check_weights
+from sciops.models.conversion.layout import ConversionError, Kind, Refinement, Space
+from sciops.models.conversion.mode import Entry, Report, tensors
+from sciops.models.conversion.refusals import check_inputs, check_weights, checked_options
+from sciops.models.conversion.ruled import Ruled
 
 METHODS = ("point", "lattice", *KERNELS)
 
@@ -39,6 +42,12 @@ def to_neural_operator(
     method: str = "point",
     resampling: bool = True,
     example: Any = None,
+    *,
+    bc: str | Sequence[str] = "source",
+    on_unsupported: str = "raise",
+    head: str = "functional",
+    token_shape: Sequence[int] = (),
+    n_extra: int = 0,
 ) -> "NeuralOperatorModule":
     """The network as an operator: the same weights, the same bits at its own grid, an answer on every other.
 
@@ -53,6 +62,17 @@ def to_neural_operator(
     resampling    False refuses sizes that are no refinement of the native grid instead of refining their input
     example       a native input (or a tuple of inputs) to try the conversion at once: its report is ready, and layers
                   without a rule are refused here instead of at the first call
+
+    bc            how convolutions and pads continue the field behind its ends: as the network does (source), or
+                  periodic, zeros, replicate, reflect; one for all axes or one per axis. Other than source, answers
+                  differ from the network's on its own grid too
+    on_unsupported  what happens where a layer has no rule: raise; or, said in a warning and in the report, the whole
+                  network by method='lattice' (lattice), or on its own grid between interpolations, which loses what
+                  that grid cannot hold (io)
+    head          a dense layer on a flattened field is an integral of a density (functional, order 2), reads the native
+                  points alone (native: exact there, blind elsewhere), or is refused (raise)
+    token_shape, n_extra  lattice of a table of positions that has another length than the tokens of the native grid,
+                  and how many tokens without a place come before it
 
     Raises ConversionError, here or at the first call, with module path, operation, reason and remedy.
     Berner et al., "Principled approaches for extending neural architectures to function spaces for operator learning",
@@ -73,14 +93,20 @@ def to_neural_operator(
         )
     if method == "spectral" and set(kinds) != {"periodic"}:
         raise ConversionError("method='spectral' needs periodic axes; use 'point' or 'integral' between walls.")
+    options = checked_options(shape, kinds, method, bc, head, token_shape, n_extra)
+    if on_unsupported not in ("raise", "lattice", "io"):
+        raise ConversionError(f"on_unsupported must be raise, lattice or io; got '{on_unsupported}'.")
+    if on_unsupported == "lattice" and "vertex" in kinds:
+        raise ConversionError("on_unsupported='lattice' has no meaning on vertex grids; use 'io' or 'raise'.")
     check_weights(module)
     operator = NeuralOperatorModule(module, shape, domain, kinds, method, resampling)  # type: ignore[arg-type]
+    operator.options, operator.on_unsupported = options, on_unsupported
     if example is not None:
         operator.probe(example)
     return operator
 
 
-class NeuralOperatorModule(nn.Module):
+class NeuralOperatorModule(Ruled):
     """F: functions to functions, from a network on one grid. Made by `to_neural_operator`.
 
     `forward(x)`: (n, c, *s) on any grid of the domain. On the native grid the source itself runs. On s times as many
@@ -101,19 +127,15 @@ class NeuralOperatorModule(nn.Module):
         method: str,
         resampling: bool = True,
     ) -> None:
-        super().__init__()
-        self.source = source
-        self.native_shape, self.kinds, self.method = native_shape, kinds, method
+        super().__init__(source, native_shape, kinds, method)
         ends = [(0.0, 1.0)] * len(native_shape) if domain is None else [(float(a), float(b)) for a, b in domain]
         self.lower, self.upper = (tuple(e[j] for e in ends) for j in (0, 1))
         self.report = Report()
         self.resampling = resampling
-        self._trusted: dict[Any, int] = {}
+        self.on_unsupported = "raise"
+        self.fallback = self.fallback_reason = ""
+        self._register_load_state_dict_pre_hook(self._renamed)
         self._checked: dict[Any, tuple[list[Entry], list[str]]] = {}
-
-    @property
-    def ndim(self) -> int:
-        return len(self.native_shape)
 
     def grid(self, shape: Sequence[int]) -> Grid:
         """The grid with these numbers of points."""
@@ -122,6 +144,11 @@ class NeuralOperatorModule(nn.Module):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         return self.source.state_dict(*args, **kwargs)
+
+    def _renamed(self, state_dict: Any, prefix: str, *_: Any) -> None:
+        """Inside another module the keys are those of the source as well."""
+        for key in [k for k in state_dict if k.startswith(prefix) and not k.startswith(prefix + "source.")]:
+            state_dict[prefix + "source." + key.removeprefix(prefix)] = state_dict.pop(key)
 
     def load_state_dict(self, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
         return self.source.load_state_dict(state_dict, *args, **kwargs)
@@ -136,42 +163,83 @@ class NeuralOperatorModule(nn.Module):
             found.append(s)
         return tuple(found)
 
-    def forward(self, *inputs: Any, **named: Any) -> Any:
+    def forward(self, *inputs: Any, coords: Any = None, weights: Tensor | None = None, **named: Any) -> Any:
+        """coords: (x₁ of n₁ points, …, x_d), where the grid of the fields is not equally spaced: interpolated to one
+        that is, and back. weights: (*s) quadrature weights: means, norms, attention and dense heads become integrals
+        with respect to them, on the native grid too; convolutions and pooling are evaluations at points and have none.
+        """
         fields = [x for x in tensors((inputs, named)) if x.dim() > self.ndim]
         if not fields:
             raise ConversionError(f"No input has the {self.ndim} axes of space and a channel axis before them.")
         asked = tuple(fields[0].shape[-self.ndim :])
-        if asked == self.native_shape:
+        own = not self.options.bc and weights is None
+        if asked == self.native_shape and coords is None and own:
             return self.source(*inputs, **named)
         check_inputs(self.source, (inputs, named))
+        places = None if coords is None else graded.check(coords, asked, self.grid(asked))
+        density = None if weights is None else measure.check(weights, asked, ConversionError)
+        if density is not None and self.method == "lattice":
+            raise ConversionError("method='lattice' asks nothing of the inside of a network and takes no weights.")
         refinement = Refinement(self.scale(asked), self.kinds)
         table = enumerate(zip(self.native_shape, self.kinds, strict=True))
         spaces = [Space(j, n, n if k == "periodic" else None) for j, (n, k) in table]
         target = tuple(refinement.fine(s) for s in spaces)
 
-        if asked != target:
+        if asked != target and places is None:
             self._check_size(asked)
+        even = [self.grid(target).axis(j) for j in range(self.ndim)] if places is not None else []
+
+        def to_target(x: Tensor) -> Tensor:
+            if places is not None:
+                return graded.moved(x, places, even, self.grid(target))
+            return self._resampled(x, asked, target)
 
         def bring(x: Any) -> Any:
             if not isinstance(x, Tensor) or tuple(x.shape[-self.ndim :]) != asked or x.dim() <= self.ndim:
                 return x
-            return self._resampled(x, asked, target)
+            return to_target(x)
 
+        if density is not None:
+            density = to_target(density[None, None])[0, 0].clamp(min=0)
         inputs, named = mapped(inputs, bring), mapped(named, bring)
-        if all(s == 1 for s in refinement.scale):
+        if all(s == 1 for s in refinement.scale) and own:
             out = self.source(*inputs, **named)
         elif self.method == "lattice":
             out = lattice(self.source, inputs, named, refinement, target, self._trusted)
             self.report = Report((Entry("", "forward", "every shifted native grid", True),))
         else:
-            out = self._ruled(inputs, named, refinement, spaces, target)
+            out = self._ruled(inputs, named, refinement, spaces, target, density)
 
         def back(y: Any) -> Any:
             if not isinstance(y, Tensor) or tuple(y.shape[-self.ndim :]) != target:
                 return y
+            if places is not None:
+                return graded.moved(y, even, places, self.grid(target))
             return self._resampled(y, target, asked)
 
         return mapped(out, back)
+
+    def _instead(self, inputs: Any, named: Any, refinement: Refinement, target: tuple[int, ...], why: str) -> Any:
+        """The network where its layers have no rule: on every shifted native grid, or between interpolations."""
+        entry = Entry("", "forward", f"on_unsupported='{self.on_unsupported}': {why}", False)
+        if not self.fallback:
+            self.fallback = self.on_unsupported
+            warnings.warn(f"{why} Converted by on_unsupported='{self.on_unsupported}' instead.", stacklevel=4)
+        if self.fallback == "lattice":
+            out = lattice(self.source, inputs, named, refinement, target, self._trusted)
+        else:
+
+            def coarse(x: Any) -> Any:
+                field = isinstance(x, Tensor) and x.dim() > self.ndim and _ends(x, target)
+                return self._resampled(x, target, self.native_shape) if field else x
+
+            def fine(y: Any) -> Any:
+                field = isinstance(y, Tensor) and y.dim() > self.ndim and _ends(y, self.native_shape)
+                return self._resampled(y, self.native_shape, target) if field else y
+
+            out = mapped(self.source(*mapped(inputs, coarse), **mapped(named, coarse)), fine)
+        self.report = Report((entry,), warnings=(why,))
+        return out
 
     def _check_size(self, asked: tuple[int, ...]) -> None:
         """Sizes between refinements need interpolation."""
@@ -239,10 +307,36 @@ class NeuralOperatorModule(nn.Module):
         return resample(flat, self.grid(source), self.grid(target), "cubic", walls).reshape(*lead, *target)
 
     def _ruled(
-        self, inputs: Any, named: Any, refinement: Refinement, spaces: list[Space], target: tuple[int, ...]
+        self,
+        inputs: Any,
+        named: Any,
+        refinement: Refinement,
+        spaces: list[Space],
+        target: tuple[int, ...],
+        density: Tensor | None = None,
     ) -> Any:
         """The network under the rules of the method, for fields with `target` points."""
+        if self.on_unsupported == "raise":
+            return self._by_rules(inputs, named, refinement, spaces, target, density)
+        if self.fallback:
+            return self._instead(inputs, named, refinement, target, self.fallback_reason)
+        try:
+            return self._by_rules(inputs, named, refinement, spaces, target, density)
+        except ConversionError as error:
+            self.fallback_reason = str(error)
+            return self._instead(inputs, named, refinement, target, str(error))
+
+    def _by_rules(
+        self,
+        inputs: Any,
+        named: Any,
+        refinement: Refinement,
+        spaces: list[Space],
+        target: tuple[int, ...],
+        density: Tensor | None,
+    ) -> Any:
         mode = self._mode(refinement)
+        mode.weights = density
         try:
             out = self._intercepted(mode, inputs, named, spaces, target)
         except ConversionError as error:
@@ -266,58 +360,6 @@ class NeuralOperatorModule(nn.Module):
             return self._resampled(y, self.native_shape, target) if alone and _ends(y, self.native_shape) else y
 
         return mapped(out, lifted)
-
-    def _mode(self, refinement: Refinement) -> Refining:
-        mode = Refining(refinement, self._trusted, self.method)
-        mode.native = self.native_shape
-        return mode
-
-    def _intercepted(
-        self, mode: Refining, inputs: Any, named: Any, spaces: list[Space], target: tuple[int, ...]
-    ) -> Any:
-        for x in tensors((inputs, named)):
-            if tuple(x.shape[-self.ndim :]) == target:
-                mode.mark(x, (*(None,) * (x.dim() - self.ndim), *spaces))
-        try:
-            with following(self.source, mode), mode:
-                return self.source(*inputs, **named)
-        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
-            if isinstance(error, ConversionError):
-                raise
-            text = str(error).strip().split("\n")[0]
-            raise ConversionError(
-                f"{mode.visited or '(top level)'}: the network's own code stops at {target} points with "
-                f"{type(error).__name__}: {text}; it is written for one size: use method='lattice'."
-            ) from error
-
-    @torch.no_grad()
-    def _native_run(
-        self,
-        fine: Refining,
-        inputs: Any,
-        named: Any,
-        spaces: list[Space],
-        target: tuple[int, ...],
-        error: Exception | None = None,
-    ) -> Refining:
-        """The same rules on the native points: whatever the network decides by a size, it has to decide as there."""
-        scale, origin = fine.refinement.scale, fine.refinement.origin
-        window: Any = (..., *(slice(origin(j), None, s) for j, s in enumerate(scale[:-1])))
-
-        def native(x: Any) -> Any:
-            return x[window] if isinstance(x, Tensor) and tuple(x.shape[-self.ndim :]) == target else x
-
-        mode = self._mode(Refinement((1,) * self.ndim, self.kinds))
-        self._intercepted(mode, mapped(inputs, native), mapped(named, native), spaces, self.native_shape)
-        for (path, found), (there, expected) in zip(fine.trace, mode.trace, strict=False):
-            if path != there or found != expected:
-                raise ConversionError(
-                    f"{path or '(top level)'}: the network decides by the size of the grid (it pads to a multiple, for "
-                    f"instance): with {target} points it makes {described(found)}, with {self.native_shape} points "
-                    f"{described(expected)} in native points; choose a native_shape with which both agree, or use "
-                    "method='lattice'."
-                ) from error
-        return mode
 
 
 def _ends(y: Tensor, shape: Sequence[int]) -> bool:

@@ -19,7 +19,7 @@ def pad(call: Call) -> Tensor:
     mode = call.argument(2, "mode", "constant") if call.name == "pad" else "constant"
     value: Any = call.argument(3, "value", None) if call.name == "pad" else call.argument(2, "value", 0.0)
     layout = list(call.layout(x))
-    fast = _at_once(call, x, widths) if mode == "circular" else None
+    fast = _at_once(call, x, widths) if mode == "circular" and not call.mode.options.bc else None
     if fast is not None:
         return fast
     plain: list[int] = []
@@ -34,7 +34,7 @@ def pad(call: Call) -> Tensor:
             continue
         plain += [0, 0]
         if before or after:
-            x, layout[dim] = _along(call, x, dim, axis, before, after, mode, 0.0 if value is None else float(value))
+            x, layout[dim] = along(call, x, dim, axis, before, after, mode, 0.0 if value is None else float(value))
     if any(plain):
         x = F.pad(x, plain, mode, value)
     if tuple(layout) != call.layout(call.args[0]):
@@ -61,10 +61,10 @@ def padded_by_hand(call: Call, parts: Sequence[Tensor], dim: int) -> Tensor:
         raise call.refuse("pads one end periodically and the other otherwise", "pad both ends alike")
     if first is None or second is None or first == second:
         mode = first or second or "constant"
-        x, layout[dim] = _along(call, x, dim, axis, before, after, mode, 0.0)
+        x, layout[dim] = along(call, x, dim, axis, before, after, mode, 0.0)
     else:
-        x, axis = _along(call, x, dim, axis, 0, after, second, 0.0)
-        x, layout[dim] = _along(call, x, dim, axis, before, 0, first, 0.0)
+        x, axis = along(call, x, dim, axis, 0, after, second, 0.0)
+        x, layout[dim] = along(call, x, dim, axis, before, 0, first, 0.0)
     call.note(f"{first or second or 'constant'}, native widths times the refinement")
     return call.mode.mark(x, layout)
 
@@ -112,10 +112,12 @@ def _at_once(call: Call, x: Tensor, widths: Sequence[int]) -> Tensor | None:
     return call.mode.mark(F.pad(x, fine, mode="circular"), layout)
 
 
-def _along(
+def along(
     call: Call, x: Tensor, dim: int, axis: Space, before: int, after: int, mode: str, value: float
 ) -> tuple[Tensor, Space]:
     grid = call.refinement
+    if not value:
+        mode = call.mode.options.padding(axis, mode)
     s, first, n = grid.scale[axis.axis], grid.origin(axis.axis), x.shape[dim]
     # Who pads by wrapping around says that the axis is periodic, on cell grids too.
     wraps = mode == "circular" and grid.kind[axis.axis] != "vertex"

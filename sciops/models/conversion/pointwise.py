@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sciops.models.conversion import measure
 from sciops.models.conversion.diagnosis import native_points, witness
 from sciops.models.conversion.layout import Axis, Layout, Mixed, Rows, Space, Tokens
 from sciops.models.conversion.mode import Call, names, rule, tensors
@@ -138,11 +140,15 @@ def refined(call: Call, value: Tensor, layout: Layout) -> Tensor:
         elif isinstance(axis, Tokens) and size == axis.extra + _count(axis):
             value = _lattice(call, value, value.dim() - back, axis)
             call.note("parameter as a function of x, linear between its nodes", True, 2.0)
+        elif isinstance(axis, Tokens) and size == prod(call.mode.options.token_shape) + call.mode.options.n_extra:
+            value = _lattice(call, _table(call, value, value.dim() - back, axis), value.dim() - back, axis)
+            call.note("table on a lattice of its own as a function of x", False, 2.0)
         else:
             raise call.refuse(
                 f"meets a tensor of shape {tuple(value.shape)}, neither constant in space nor on the native lattice",
                 f"which has {_points(axis)} here; give it as a parameter on that lattice (learned positions: one per "
-                "patch, after the tokens without a place), or use method='lattice'",
+                "patch, after the tokens without a place), say which lattice it is on by token_shape= and n_extra=, or "
+                "use method='lattice'",
             )
     return value
 
@@ -171,6 +177,30 @@ def _lattice(call: Call, value: Tensor, dim: int, axis: Tokens) -> Tensor:
         points = between(call, points, dim + j, factor)
     points = points.flatten(dim, dim + len(axis.factors) - 1)
     return torch.cat([extra, points], dim) if axis.extra else points
+
+
+def _table(call: Call, value: Tensor, dim: int, axis: Tokens) -> Tensor:
+    """A table on the lattice `token_shape`, at the native points of the axis instead; linear in the unit box."""
+    asked, extra = call.mode.options.token_shape, call.mode.options.n_extra
+    if len(asked) != len(axis.factors) or extra != axis.extra:
+        raise call.refuse(
+            f"meets a table for token_shape={asked} and n_extra={extra}, which are {_points(axis)} here",
+            "give one length per axis of space and the number of tokens before the points",
+        )
+    first, points = value.narrow(dim, 0, extra), value.narrow(dim, extra, value.shape[dim] - extra)
+    points = points.unflatten(dim, asked)
+    for j, (n, f) in enumerate(zip(asked, axis.factors, strict=True)):
+        kind, periodic = call.refinement.kind[f.axis], call.refinement.kind[f.axis] == "periodic"
+        i = torch.arange(f.n, device=value.device, dtype=torch.float64)
+        place = i * ((n - 1) / max(f.n - 1, 1)) if kind == "vertex" else (i + 0.5) * (n / f.n) - 0.5
+        place = i * (n / f.n) if periodic else place
+        low = place.floor()
+        index = torch.stack([low, low + 1]).long()
+        index = index.remainder(n) if periodic else index.clamp(0, n - 1)
+        here, there = (points.index_select(dim + j, k) for k in index)
+        shape = [-1 if k == dim + j else 1 for k in range(points.dim())]
+        points = torch.lerp(here, there, (place - low).to(value.dtype).reshape(shape))
+    return torch.cat([first, points.flatten(dim, dim + len(asked) - 1)], dim)
 
 
 def _points(axis: Axis) -> str:
@@ -204,10 +234,30 @@ def linear(call: Call) -> Tensor:
         nodes = native_points(call, x, x.dim() - 1, last)
         return call.mode.mark(F.linear(nodes, weight, bias), (*layout[:-1], None))
     if isinstance(last, Mixed | Space) or (isinstance(last, Tokens) and not last.extra):
+        head = call.mode.options.head
+        if head == "raise":
+            raise call.refuse(
+                "reads a flattened field: its layout is tied to the native size", "give head='functional' or 'native'"
+            )
+        if head == "native":
+            call.note("head reads the native points alone")
+            return call.mode.mark(F.linear(_at_native(call, x, last), weight, bias), (*layout[:-1], None))
+        given = measure.tokens(call, last)
+        x = x if given is None else x * given.to(x)
         weight = _density(call, weight, last)
         call.note("integral of a density, linear between its nodes", False, 2.0)
         return call.mode.mark(F.linear(x, weight, bias), (*layout[:-1], None))
     raise call.refuse("mixes tokens with and without a place", "use method='lattice'")
+
+
+def _at_native(call: Call, x: Tensor, axis: Axis) -> Tensor:
+    """The native points along the last axis, flattened."""
+    factors: tuple[Any, ...] = axis.factors if isinstance(axis, Mixed | Tokens) else (axis,)
+    x = x.unflatten(-1, [f if isinstance(f, int) else call.refinement.fine(f) for f in factors])
+    for j, f in enumerate(factors):
+        if isinstance(f, Space):
+            x = native_points(call, x, x.dim() - len(factors) + j, f)
+    return x.flatten(-len(factors))
 
 
 def _nodal(axis: Space | Tokens) -> bool:
@@ -224,7 +274,8 @@ def _mixed(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None, axis: Spa
     if _nodal(axis):
         at_nodes = F.linear(native_points(call, x, x.dim() - 1, axis), weight, bias)
     else:
-        at_nodes = F.linear(x, _density(call, weight, axis), bias)
+        given = measure.tokens(call, axis)
+        at_nodes = F.linear(x if given is None else x * given.to(x), _density(call, weight, axis), bias)
     factors = tuple(replace(f, nodal=True) for f in tokens.factors)
     call.note("integral K(x, y) f(y) dy, linear between its nodes", False, 2.0)
     out = _lattice(call, at_nodes, x.dim() - 1, tokens)

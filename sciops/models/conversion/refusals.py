@@ -1,11 +1,12 @@
 """What has no meaning on a finer grid, said with module path, operation, reason and remedy."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from sciops.models.conversion.layout import ConversionError
-from sciops.models.conversion.mode import Call, rule, tensors
+from sciops.models.conversion.mode import Call, Options, rule, tensors
 
 
 def check_weights(module: nn.Module) -> None:
@@ -54,8 +55,49 @@ def check_inputs(module: nn.Module, values: Any) -> None:
                 )
 
 
+def checked_options(
+    shape: Sequence[int],
+    kinds: Sequence[str],
+    method: str,
+    bc: str | Sequence[str],
+    head: str,
+    token_shape: Sequence[int],
+    n_extra: int,
+) -> Options:
+    """What a user asks of a conversion, checked."""
+    walls = (bc,) * len(shape) if isinstance(bc, str) else tuple(bc)
+    known = ("source", "periodic", "zeros", "replicate", "reflect")
+    if len(walls) != len(shape) or any(w not in known for w in walls):
+        raise ConversionError(f"bc must be one of {', '.join(known)}, for each of the {len(shape)} axes; got {bc!r}.")
+    if any(w == "periodic" and k == "vertex" for w, k in zip(walls, kinds, strict=True)):
+        raise ConversionError("bc='periodic' contradicts grid='vertex', whose ends are two points; use 'periodic'.")
+    if method == "lattice" and set(walls) != {"source"}:
+        raise ConversionError("method='lattice' runs the network as it is; another bc needs method='point'.")
+    if head not in ("functional", "native", "raise"):
+        raise ConversionError(f"head must be functional, native or raise; got '{head}'.")
+    if n_extra < 0 or any(n < 1 for n in token_shape):
+        raise ConversionError(f"token_shape and n_extra count tokens; got {tuple(token_shape)} and {n_extra}.")
+    own = () if set(walls) == {"source"} else walls
+    return Options(own, head, tuple(int(n) for n in token_shape), n_extra)
+
+
 @rule("topk", "cdist", "kthvalue", "sort", "argsort", "msort", "pairwise_distance")
-def neighbours(call: Call) -> Tensor:
+def neighbours(call: Call) -> Any:
+    x = call.args[0]
+    if call.name in ("topk", "kthvalue", "sort", "argsort", "msort"):
+        position = {"topk": 2, "kthvalue": 2}.get(call.name, 0 if call.name == "msort" else 1)
+        dim = 0 if call.name == "msort" else call.argument(position, "dim", -1)
+        if isinstance(dim, bool) or not isinstance(dim, int):
+            dim = call.kwargs.get("dim", -1)
+        layout = list(call.layout(x))
+        if layout[dim % x.dim()] is None:  # along channels: pointwise
+            out = call.run()
+            if call.name == "kthvalue" and not call.kwargs.get("keepdim", len(call.args) > 3 and call.args[3]):
+                layout.pop(dim % x.dim())
+            for part in tensors(out):
+                call.mode.mark(part, layout)
+            call.note("pointwise", True, 1.0)
+            return out
     raise call.refuse(
         "orders or counts grid points, as graphs of k nearest neighbours do: k points are nearer on a finer grid",
         "use all neighbours within a radius (the native distance of the k-th), weighted by cell volumes, or "

@@ -121,8 +121,9 @@ def _atoms(layout: Layout, shape: Sequence[int], grid: Refinement) -> list[Atom]
             native = n if axis is None else axis.extra + prod(f.n for f in axis.factors)  # type: ignore[union-attr]
             atoms.append((axis, n, native))
             continue
-        for factor in (axis,) if isinstance(axis, Space) else axis.factors:
-            if isinstance(factor, int):
+        for factor in axis.factors if isinstance(axis, Tokens | Mixed) else (axis,):
+            if not isinstance(factor, Space):
+                assert isinstance(factor, int)
                 atoms.append((None, factor, factor))
             else:
                 atoms.append((factor, grid.fine(factor), factor.n))

@@ -91,7 +91,10 @@ def getitem(call: Call) -> Tensor:
             dim += 1
             continue
         axis = layout[dim]
-        if axis is None or item == slice(None):
+        if isinstance(item, slice) and item == slice(None):
+            dim += 1
+            continue
+        if axis is None:
             out = out[(slice(None),) * dim + (item,)]
             if isinstance(item, int):
                 layout.pop(dim)

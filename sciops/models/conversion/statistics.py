@@ -1,11 +1,14 @@
 """Norms, means and other integrals over space."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sciops.models.conversion import measure
 from sciops.models.conversion.layout import Space, Tokens
 from sciops.models.conversion.mode import Call, rule
 from sciops.models.conversion.pointwise import refined
@@ -28,8 +31,28 @@ def moments(call: Call) -> Tensor:
     if call.name == "instance_norm" and call.kwargs.get("use_input_stats", True) is False:
         call.note("pointwise affine")
     else:
+        weights = measure.along(call, call.args[0])
+        if weights is not None:
+            call.note("moments with weights", False, 2.0)
+            return call.mode.mark(_normed(call, weights), call.layout(call.args[0]))
         call.note("plain moments over the points", False, 1.0 if "vertex" in call.refinement.kind else None)
     return call.mode.mark(call.run(), call.layout(call.args[0]))
+
+
+def _normed(call: Call, w: Tensor) -> Tensor:
+    """group_norm and instance_norm with weights."""
+    x, instance = call.args[0], call.name == "instance_norm"
+    groups = x.shape[1] if instance else int(call.argument(1, "num_groups"))
+    names = (3, "weight"), (4, "bias"), (7, "eps")
+    if not instance:
+        names = (2, "weight"), (3, "bias"), (4, "eps")
+    scale, shift = (call.argument(*name) for name in names[:2])
+    parts, w = x.unflatten(1, (groups, -1)), w.unsqueeze(1)
+    mean, variance = measure.moments(parts, w, range(2, parts.dim()))
+    y = ((parts - mean) / (variance + call.argument(*names[2], 1e-5)).sqrt()).flatten(1, 2)
+    ones = (1, -1, *(1,) * (x.dim() - 2))
+    y = y if scale is None else y * scale.reshape(ones)
+    return y if shift is None else y + shift.reshape(ones)
 
 
 @rule("normalize", "cosine_similarity", "rms_norm")
@@ -61,6 +84,12 @@ def layer_norm(call: Call) -> Tensor:
         None if p is None else refined(call, p, within) for p in (call.argument(2, "weight"), call.argument(3, "bias"))
     )
     call.note("plain moments over the points, affine as a function of x", False, 2.0)
+    w = measure.along(call, x)
+    if w is not None:
+        mean, variance = measure.moments(x, w, range(x.dim() - len(shape), x.dim()))
+        y = (x - mean) / (variance + call.argument(4, "eps", 1e-5)).sqrt()
+        y = y if weight is None else y * weight
+        return call.mode.mark(y if bias is None else y + bias, layout)
     return call.mode.mark(F.layer_norm(x, fine, weight, bias, call.argument(4, "eps", 1e-5)), layout)
 
 
@@ -82,6 +111,9 @@ def reduction(call: Call) -> Any:
     if any(isinstance(axis, Tokens) and axis.extra for axis in touched):
         raise call.refuse("reduces over points and tokens without a place together", "slice them apart first")
     out = call.run()
+    w = measure.along(call, x) if touched and call.name in ("mean", "sum", "var", "std") else None
+    if w is not None:
+        out = _with_weights(call, x, w, sorted(chosen), keep, out)
     if touched and call.name == "sum":
         out = out * _per_native(call, touched)
     if touched:
@@ -90,6 +122,20 @@ def reduction(call: Call) -> Any:
         return out  # (values, indices) over channels
     rest = [None if j in chosen else axis for j, axis in enumerate(layout) if keep or j not in chosen]
     return call.mode.mark(out, rest)
+
+
+def _with_weights(call: Call, x: Tensor, w: Tensor, dims: list[int], keep: bool, plain: Tensor) -> Tensor:
+    mean, variance = measure.moments(x, w, dims)
+    if call.name in ("mean", "sum"):
+        total = mean if call.name == "mean" else (w * x).sum(dims, keepdim=True)
+    else:
+        count = prod(x.shape[j] for j in dims)  # a correction of the network stays
+        own = plain if call.name == "var" else plain**2
+        biased = x.var(dims, correction=0, keepdim=keep)
+        ratio = torch.where(biased > 0, own / biased.clamp(min=1e-300), torch.full_like(own, count / max(count - 1, 1)))
+        total = variance * (ratio if keep else ratio.reshape(variance.shape))
+        total = total if call.name == "var" else total.sqrt()
+    return total if keep else total.reshape(plain.shape)
 
 
 @rule("norm", "linalg_vector_norm")
@@ -138,6 +184,13 @@ def _adaptive(d: int) -> Any:
                     f"makes {m} cells of {space.n} native points",
                     "choose an output size that divides the native one on a periodic or cell grid, or 1",
                 )
+        w = measure.along(call, x)
+        if w is not None:
+            if any(m != 1 for m in sizes):
+                raise call.refuse("pools to several cells, which weights cannot follow", "call without weights")
+            y = measure.moments(x, w, range(x.dim() - d, x.dim()))[0]
+            call.note("mean with weights", False, 2.0)
+            return call.mode.mark(y, (*call.layout(x)[: x.dim() - d], *(None,) * d))
         call.note("means over cells of fixed width", False, 1.0 if "vertex" in call.refinement.kind else None)
         return call.mode.mark(call.run(), (*call.layout(x)[: x.dim() - d], *(None,) * d))
 
