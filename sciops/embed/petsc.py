@@ -78,13 +78,16 @@ class PC:
             raise UsageError(f"-pc_sciops_on_failure is '{self.on_failure}'; it must be stop or native.")
 
     def setUp(self, pc: Any) -> None:
-        self.cycle, why = None, ""
-        try:
-            self._load()
-            self.block = _Block(pc, self.shape, self.overlap)
-            self.cycle = self.artifact.preconditioner(grid_matrix(self.block.csr(), self.block.space))
-        except Exception as error:  # one rank's failure must reach all of them, whatever it was
-            why = " ".join(str(error).split()) or type(error).__name__
+        self.cycle = self.block = None
+        faults = []
+        # One rank's failure must reach all of them, whatever it was; and blocks are made together, so each rank makes
+        # its own even where it has no model.
+        for step in (self._load, lambda: self._find_block(pc), self._set_cycle):
+            try:
+                step()
+            except Exception as error:
+                faults.append(" ".join(str(error).split()) or type(error).__name__)
+        why = faults[0] if faults else ""
         if _on_any_rank(pc, bool(why)):
             if self.on_failure == "stop":
                 raise UsageError(why or "Another rank could not set its block up; see its message.")
@@ -131,8 +134,16 @@ class PC:
             raise UsageError("No model is given; name an artefact by -pc_sciops_model NAME.sciops.")
         wanted = self.model, self.precision, self.threads
         if self.loaded != wanted:
+            self.artifact = self.loaded = None
             self.artifact = load(self.model, self.precision, self.threads)
             self.linear, self.loaded = is_linear(self.artifact), wanted
+
+    def _find_block(self, pc: Any) -> None:
+        self.block = _Block(pc, self.shape, self.overlap)
+
+    def _set_cycle(self) -> None:
+        if self.artifact is not None and self.block is not None:
+            self.cycle = self.artifact.preconditioner(grid_matrix(self.block.csr(), self.block.space))
 
     def _local(self, r: np.ndarray) -> np.ndarray:
         """B_p on the unknowns of the block."""
@@ -172,7 +183,13 @@ class _Block:
         _, whole = pc.getOperators()
         self.ranks = whole.getComm().size
         da = _dmda(pc, whole)
-        sizes, low, high = _planes(whole, shape) if da is None else _corners(da, whole)
+        why = ""
+        try:
+            sizes, low, high = _planes(whole, shape) if da is None else _corners(da, whole)
+        except UsageError as error:
+            why = str(error)
+        if _on_any_rank(whole, bool(why)):  # what follows is done together
+            raise UsageError(why or "Another rank has no box of the grid.")
         self.scatter: Any = None
         if overlap > 0 and self.ranks > 1:
             low = [max(0, a - overlap) for a in low]
@@ -230,7 +247,7 @@ def _corners(da: Any, matrix: Any) -> tuple[list[int], list[int], list[int]]:
     if da.getDof() != 1 or matrix.getSize()[0] != prod(da.getSizes()):
         raise UsageError(
             f"The DMDA has {da.getDof()} unknowns per point and {prod(da.getSizes())} points, the matrix "
-            f"{matrix.getSize()[0]} rows; one unknown per point is needed: take this preconditioner for one field alone."
+            f"{matrix.getSize()[0]} rows; one unknown per point is needed: take it for one field alone."
         )
     low, size = da.getCorners()
     return list(da.getSizes()), list(low), [a + m for a, m in zip(low, size, strict=True)]
