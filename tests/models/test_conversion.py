@@ -178,6 +178,11 @@ def test_double_precision_gradients_and_state():
     assert list(operator.state_dict()) == list(net.state_dict())
     operator(waves(64)).square().mean().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    torch.optim.SGD(operator.parameters(), 1e-2).step()
+    assert all(not torch.equal(p, before[name]) for name, p in net.named_parameters() if p.grad.abs().max() > 0)
+    assert not operator.training and not net.training and operator.train() is operator and net.training
+    operator.eval()
     other = to_neural_operator(trained(UNet("circular", "transposed", "max", 4)).double(), (32, 32))
     other.load_state_dict(operator.state_dict())
     with torch.no_grad():

@@ -17,6 +17,7 @@ class Ruled(nn.Module):
         super().__init__()
         self.source = source
         self.native_shape, self.kinds, self.method = native_shape, kinds, method
+        self.training = source.training
         self.options = Options()
         self._trusted: dict[Any, int] = {}
 
