@@ -17,6 +17,7 @@ def grid_matrix(
     shape: Sequence[int],
     cells: np.ndarray | None = None,
     compact: bool = False,
+    remedy: str = "",
 ) -> np.ndarray:
     """(1 + ndim, *shape): diag A, then per axis the coupling −A[i, i + e] ≥ 0 of each point with the next along it.
 
@@ -28,6 +29,7 @@ def grid_matrix(
     squares A lies between ⅓ and 1 times the result, which is then the matrix of a preconditioner, not A.
     Rows that hold their diagonal alone (boundary values kept in the system) may have entries in their columns: those
     are left out, which is the block-triangular preconditioner.
+    `remedy`: what the caller's user can do about entries between other points, in his own options.
     Refuses other neighbours (hence periodic wraps), lack of symmetry, negative diagonals and negative couplings.
     """
     shape = tuple(int(m) for m in shape)
@@ -46,7 +48,7 @@ def grid_matrix(
     here, there = (np.stack(np.unravel_index(place[k], shape)) for k in (row, col))
     step = there - here
     reach = np.abs(step)
-    _check_neighbours(row, col, here, there, reach, shape, compact)
+    _check_neighbours(row, col, here, there, reach, shape, compact, remedy)
     out = np.zeros((1 + len(shape), *shape))
     out[0].flat[place] = diagonal
     order = np.abs(step).sum(0)
@@ -170,6 +172,7 @@ def _check_neighbours(
     reach: np.ndarray,
     shape: tuple[int, ...],
     compact: bool,
+    remedy: str,
 ) -> None:
     wrong = (reach.max(0) > 1) if compact else (reach.sum(0) > 1)
     if not wrong.any():
@@ -177,12 +180,10 @@ def _check_neighbours(
     k = int(np.argmax(wrong))
     a, b = (tuple(int(x) for x in side[:, k]) for side in (here, there))
     points, grid = 2 * len(shape) + 1, "×".join(map(str, shape))
-    if not compact and not (reach.max(0) > 1).any():
-        remedy = f"pass compact=True to precondition with the {points}-point matrix of equal energy on smooth vectors"
-    else:
-        remedy = (
-            "give the shape with the fastest index last, or `cells` for another numbering; periodic grids have no map"
-        )
+    corner = not compact and not (reach.max(0) > 1).any()
+    spread = f"pass compact=True to precondition with the {points}-point matrix of equal energy on smooth vectors"
+    turn = "give the shape with the fastest index last, or `cells` for another numbering; periodic grids have no map"
+    remedy = remedy or (spread if corner else turn)
     raise UsageError(
         f"A[{int(row[k])}, {int(col[k])}] joins the points {a} and {b}, which are no neighbours in a {points}-point "
         f"stencil on a {grid} grid; {remedy}."

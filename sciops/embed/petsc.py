@@ -24,6 +24,8 @@ FLEXIBLE = frozenset(
 )
 """Krylov methods that bear a preconditioner which is another map at every step."""
 
+REMEDY = "give -pc_sciops_shape with x, the fastest axis, first; wider stencils and periodic grids are not taken"
+
 # PETSc 3.18 destroys Python preconditioners after Python is gone unless it is finished first. Where Python is a guest
 # of a compiled program (no command line of its own), that program finishes PETSc.
 if sys.orig_argv and sys.orig_argv[0]:
@@ -143,7 +145,7 @@ class PC:
 
     def _set_cycle(self) -> None:
         if self.artifact is not None and self.block is not None:
-            self.cycle = self.artifact.preconditioner(grid_matrix(self.block.csr(), self.block.space))
+            self.cycle = self.artifact.preconditioner(grid_matrix(self.block.csr(), self.block.space, remedy=REMEDY))
 
     def _local(self, r: np.ndarray) -> np.ndarray:
         """B_p on the unknowns of the block."""
