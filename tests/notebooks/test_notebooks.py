@@ -16,7 +16,7 @@ def run(path: Path) -> dict[str, object]:
 
 
 def test_every_notebook_has_its_test():
-    own = {"one_residual", "smoke_plume", "high_frequency", "one_peak"}
+    own = {"one_residual", "smoke_plume", "high_frequency", "one_peak", "your_unet"}
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == own
 
 
@@ -65,3 +65,23 @@ def test_one_peak_is_found_by_points_that_follow_the_residual():
     assert float(((last - 0.5).square().sum(1) < 0.15**2).double().mean()) > 3 * 0.15**2 * math.pi / 4
     assert found["answer"].status[0].value != "ok" or found["best"] < 1e-2
     assert 1 / 3 < float(found["answer"].stats["error_estimate"][0]) / found["best"] < 3
+
+
+def test_your_unet_keeps_its_error_on_every_grid():
+    import matplotlib
+    import torch
+
+    matplotlib.use("Agg")
+    found = run(FOLDER / "your_unet.ipynb")
+    plain, converted = (dict(zip(found["sizes"], found["errors"][k], strict=True)) for k in ("as it is", "converted"))
+    native = plain[16]
+    assert native < 0.12 and converted[16] == native
+    assert max(plain[32], plain[48], plain[64], plain[128]) > 3 * native
+    assert max(v for n, v in converted.items() if n % 8 == 0) < 1.1 * native
+    # Of 12 points the trigonometric interpolant of the answer is taken, which knows nothing above the grid's own limit.
+    assert converted[12] < 1.4 * native
+    fine = found["cases"](2, 48, 3)[0]
+    with torch.no_grad():
+        values = found["operator"](fine)[..., ::3, ::3]
+        assert torch.equal(values, found["net"](fine[..., ::3, ::3].contiguous()))
+    assert 0 < found["report"].equivariance < 0.1 and len(found["report"].rows()) > 20
