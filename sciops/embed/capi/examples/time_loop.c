@@ -117,7 +117,7 @@ static void initial(int n, double *u) {
     for (int i = 0; i < n; i++)
         for (int j = 0; j < n; j++) {
             const double x = (double)i / n, y = (double)j / n;
-            u[(size_t)i * n + j] = 1.5 + 0.7 * cos(2 * pi * (x + y)) - 0.4 * cos(2 * pi * (2 * x - y) + 1);
+            u[(size_t)i * n + j] = 1 + exp(3 * cos(2 * pi * (x + y)) - 3) - 0.4 * exp(2 * sin(2 * pi * (2 * x - y)) - 2);
         }
 }
 
