@@ -1,6 +1,8 @@
 """Solvers around one trained source: the same bits on its grid, the same values at its points, one training for all."""
 
+import importlib.util
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,3 +188,25 @@ def test_mistakes_are_one_sentence(trained: OperatorSolver) -> None:
     cells = Poisson(modes=8).sample([1], Grid.box(16, ndim=2))
     with pytest.raises(UsageError, match="was trained on 16×16 periodic"):
         Converted(trained).solve(cells, cells.domain)
+
+
+@pytest.mark.slow
+def test_a_trained_unet_keeps_its_error_from_half_to_eight_times_its_grid() -> None:
+    path = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / "conversion_transfer.py"
+    spec = importlib.util.spec_from_file_location("conversion_transfer", path)
+    assert spec is not None and spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    sys.modules["conversion_transfer"] = bench  # its dataclasses look themselves up there
+    spec.loader.exec_module(bench)
+    data, test = bench.pairs(0, 240), bench.pairs(10_000, 40)
+    net = bench.trained(data)
+    ways = bench.contestants(net, data, tuning=0)
+    native = bench.errors(net, test, (32,))[32]
+    assert native < 0.17
+    assert bench.errors(net, test, (96,))[96] > 3 * native
+    for method, bound in (("lattice", 1.03), ("point", 1.05)):
+        found = bench.errors(ways[method], test, bench.SIZES)
+        assert found[32] == native
+        assert found[96] < bound * native
+        assert max(found.values()) < 1.1 * native, found
+        assert bench.shared(ways[method], net, test) == 0.0
