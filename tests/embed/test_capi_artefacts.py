@@ -32,14 +32,14 @@ def rough(*shape: int) -> np.ndarray:
     return laplacian(*shape, coefficient=a)
 
 
-@pytest.mark.parametrize("bits", [32, 64])
 @pytest.mark.parametrize("shape", [(32, 32), (33, 47), (64, 24), (9, 9), (128, 128)])
-def test_multigrid_is_that_of_python(c: Library, multigrid_2d: Path, shape: tuple[int, int], bits: int) -> None:
+def test_multigrid_is_that_of_python(c: Library, multigrid_2d: Path, shape: tuple[int, int]) -> None:
     matrix, r = rough(*shape), np.random.default_rng(1).standard_normal(shape)
-    expected = Artifact.load(multigrid_2d, bits).preconditioner(matrix)(r)
-    with c.load(multigrid_2d, bits) as model, model.setup(matrix) as f:
-        z = f(r)
-    assert np.abs(z - expected).max() < ROUNDING[bits] * np.abs(expected).max()
+    for bits in Artifact.load(multigrid_2d).manifest.precisions:
+        expected = Artifact.load(multigrid_2d, bits).preconditioner(matrix)(r)
+        with c.load(multigrid_2d, bits) as model, model.setup(matrix) as f:
+            z = f(r)
+        assert np.abs(z - expected).max() < ROUNDING[bits] * np.abs(expected).max()
 
 
 def test_multigrid_in_three_dimensions(c: Library, multigrid_3d: Path) -> None:
@@ -64,11 +64,11 @@ def test_the_cycle_is_symmetric_and_positive(c: Library, multigrid_2d: Path) -> 
     shape = (20, 15)
     matrix = rough(*shape)
     unknown = np.flatnonzero(matrix[0] > 0)
-    with c.load(multigrid_2d, 64) as model, model.setup(matrix) as f:
+    with c.load(multigrid_2d) as model, model.setup(matrix) as f:
         B = np.stack([f(e.reshape(shape)).ravel() for e in np.eye(matrix[0].size)])[np.ix_(unknown, unknown)]
     root = np.sqrt(matrix[0].ravel()[unknown])
     B = root[:, None] * B * root  # about the identity
-    assert np.abs(B - B.T).max() < 1e-12 * np.abs(B).max()
+    assert np.abs(B - B.T).max() < ROUNDING[model_bits(multigrid_2d)] * np.abs(B).max()
     assert np.linalg.eigvalsh(0.5 * (B + B.T)).min() > 0
 
 
@@ -76,14 +76,10 @@ def test_the_cycle_is_symmetric_and_positive(c: Library, multigrid_2d: Path) -> 
 def test_a_cycle_in_single_precision_serves_a_solve_in_double(c: Library, multigrid_2d: Path, n: int) -> None:
     matrix = laplacian(n, n)
     b = np.random.default_rng(4).standard_normal((n, n))
-    counts = []
-    for bits in (32, 64):
-        with c.load(multigrid_2d, bits) as model, model.setup(matrix) as f:
-            x, report, status = f.fcg(b, tolerance=1e-11)
-            assert status == "OK" and report.fallbacks == 0
-            assert np.linalg.norm(b - product(matrix, x)) < 1.1e-11 * np.linalg.norm(b)
-            counts.append(report.iterations)
-    assert counts[0] <= counts[1] + 1 and counts[1] < 25
+    with c.load(multigrid_2d, 32) as model, model.setup(matrix) as f:
+        x, report, status = f.fcg(b, tolerance=1e-11)
+    assert status == "OK" and report.fallbacks == 0 and report.iterations < 25
+    assert np.linalg.norm(b - product(matrix, x)) < 1.1e-11 * np.linalg.norm(b)
 
 
 def test_neumann_walls_and_sides(c: Library, multigrid_2d: Path) -> None:

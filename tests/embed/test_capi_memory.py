@@ -26,10 +26,11 @@ def test_a_thousand_calls_with_address_sanitizer(program: Path, tmp_path: Path, 
     assert "calls 1000" in run(str(program), str(path), "21", "1000", env=environment)
 
 
-def test_the_sanitizer_sees_leaks(tmp_path: Path) -> None:
-    """Otherwise the tests above say nothing."""
+@pytest.mark.parametrize("flag", ["address", "leak"])
+def test_the_sanitizers_see_leaks(tmp_path: Path, flag: str) -> None:
+    """Otherwise the tests of memory say nothing."""
     source = tmp_path / "leak.c"
     source.write_text("#include <stdlib.h>\nint main(void) { return malloc(7) == (void *)1; }\n")
-    run("gcc", "-O0", "-fsanitize=address", str(source), "-o", str(tmp_path / "leak"))
+    run("gcc", "-O0", f"-fsanitize={flag}", str(source), "-o", str(tmp_path / "leak"))
     with pytest.raises(AssertionError, match="LeakSanitizer"):
         run(str(tmp_path / "leak"), env=os.environ | {"ASAN_OPTIONS": "detect_leaks=1"})
