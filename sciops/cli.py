@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--recipe", type=Path, help="recipe of the file, needed when the problem is a class of your own")
     verb.set_defaults(run=_verify)
 
-    verb = verbs.add_parser("info", help="describe a data file or a checkpoint", description=_info.__doc__)
+    verb = verbs.add_parser("info", help="describe a data file or an exported model", description=_info.__doc__)
     verb.add_argument("file", type=Path)
     verb.set_defaults(run=_info)
 
@@ -118,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument("--out", type=Path, default=Path("sciops_lib"), help="target folder (default: sciops_lib)")
     verb.set_defaults(run=_build)
 
+    from sciops.embed.verbs import add_verbs
+
+    add_verbs(verbs)
     verb = verbs.add_parser("check", help="run the contract on your own class", description=_check.__doc__)
     verb.add_argument("class_path", help="package.module.Class or file.py:Class")
     verb.set_defaults(run=_check)
@@ -227,12 +230,18 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _info(options: argparse.Namespace) -> int:
-    """Describe a data file: problem, shapes, splits, label error, versions, fingerprint."""
+    """Describe a data file (problem, shapes, splits, label error, fingerprint) or an exported model."""
     from rich.console import Console
 
+    from sciops.embed import verbs
+
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    if verbs.is_artefact(options.file):
+        console.print(verbs.table(options.file))
+        return 0
     from sciops.data.info import describe, table
 
-    Console(width=None if sys.stdout.isatty() else 160).print(table(describe(options.file)))
+    console.print(table(describe(options.file)))
     return 0
 
 

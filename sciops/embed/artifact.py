@@ -53,7 +53,7 @@ class Artifact:
         return PRECISIONS[self.precision]
 
     def run(self, entry: str, arguments: list[Tensor]) -> list[Tensor]:
-        """One compiled program on contiguous tensors of `dtype`."""
+        """One compiled program on tensors of `dtype`."""
         with self._lock:
             if entry not in self._entries:
                 file = self.path / f"model.float{self.precision}.pt2"
@@ -62,7 +62,8 @@ class Artifact:
                 except RuntimeError as error:
                     raise DataError(f"{file} cannot be loaded here: {str(error).splitlines()[0]}") from None
                 self._entries[entry] = loader
-        return self._entries[entry].boxed_run(list(arguments))
+        # Programs are compiled for contiguous arguments and do not check.
+        return self._entries[entry].boxed_run([argument.contiguous() for argument in arguments])
 
     # ---- operators
 

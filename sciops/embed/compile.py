@@ -57,7 +57,12 @@ def compiled(exported: Any, march: str, threads: int) -> list[Any]:
     """The files of one entry, for `packaged`. `threads`: of the compiled loops, 0: those of the process at run time."""
     from torch._inductor import aot_compile
 
-    options: dict[str, Any] = {"aot_inductor.package": True}
+    # Indices come from constant tables; unrolled sums over them would be most of the code.
+    options: dict[str, Any] = {
+        "aot_inductor.package": True,
+        "assert_indirect_indexing": False,
+        "unroll_reductions_threshold": 1,
+    }
     if march != "native":
         options |= {"cpp.march": march, "cpp.simdlen": 256} if march else {}
     options |= {"cpp.threads": threads} if threads else {"cpp.dynamic_threads": True}

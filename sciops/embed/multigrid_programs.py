@@ -10,7 +10,7 @@ from sciops.core.stencil_operator import offsets
 from sciops.embed.coarse_program import CoarseStencil
 from sciops.models.learned_multigrid import DECADES, StencilAdviser
 from sciops.numerics.differentiable_multigrid import Advice
-from sciops.numerics.differentiable_transfer import Rows, interpolation, shift, weight_keys
+from sciops.numerics.differentiable_transfer import Rows, coarse_stencil, interpolation, shift, weight_keys
 from sciops.numerics.parity_layout import Index, class_number, neighbour, parities
 
 STATES = ["stencil", "weights", "step", "keep", "scale"]
@@ -81,7 +81,7 @@ class Setup(Level):
 
     def __init__(self, ndim: int, table: list[Index], net: StencilAdviser | None) -> None:
         super().__init__(ndim, table)
-        self.net, self.coarse = net, CoarseStencil(ndim, table)
+        self.net, self.coarse = net, CoarseStencil(ndim, table) if ndim == 3 else None
         self.places = [offsets(ndim).index(o) for o in table]
 
     def forward(self, stencil: Tensor) -> tuple[Tensor, ...]:
@@ -97,7 +97,9 @@ class Setup(Level):
             scale, tilt = advice.scale, advice.tilt
         weights = interpolation(rows, self.ndim, tilt)
         stacked = torch.stack([weights[key] for key in self.keys], dim=1)
-        return stacked, step, keep, scale, self.coarse(stencil, stacked)
+        coarse = coarse_stencil(rows, weights, self.ndim) if self.coarse is None else self.coarse(stencil, stacked)
+        # The network works with channels last; the other programs are compiled for contiguous states.
+        return stacked, step.contiguous(), keep.contiguous(), scale, coarse
 
     def advice(self, stencil: Tensor) -> Advice:
         assert self.net is not None

@@ -211,13 +211,16 @@ def solver_source(solver: Any, name: str) -> Source:
         outputs = (
             outputs if facts["block"] == 1 else [f"{c}+{k}" for k in range(1, facts["block"] + 1) for c in outputs]
         )
-    ranges = facts.get("ranges") or {}
+    known = facts.get("ranges") or {}
+    ranges = {
+        n: next((known[k] for k in (n, f"{n}@0", n.partition("@")[0]) if k in known), [None, None]) for n in inputs
+    }
     ndim = len(facts["grid"]["shape"])
     manifest = Manifest(
         name, "operator", ndim, {"solve": {"inputs": ["input"], "outputs": ["output"]}},
         inputs=[
-            {"name": n, "unit": units.get(n.partition("@")[0], ""), "lower": ranges.get(n, [None, None])[0],
-             "upper": ranges.get(n, [None, None])[1]}
+            {"name": n, "unit": units.get(n.partition("@")[0], ""), "lower": ranges[n][0],
+             "upper": ranges[n][1]}
             for n in inputs
         ],
         outputs=[{"name": n, "unit": units.get(n.partition("+")[0], "")} for n in outputs],

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from sciops.core.config import build, check_keys, resolve_class, spec
 from sciops.core.dataset import Dataset
@@ -46,10 +47,16 @@ def data_facts(dataset: Dataset, kept: Sequence[str]) -> dict[str, Any]:
             name: float(first.input(name).flatten()[0]) for name in names if name not in kept and name not in varying
         },
         "outputs": [channel.name for channel in problem.outputs],
+        "ranges": ranges(dataset.cases().inputs.values[:, 0], names),
         "grid": {k: list(getattr(grid, k)) for k in ("shape", "lower", "upper", "layout")},
         "boundary": [list(pair) for pair in problem.boundary.kinds],
         "fingerprint": dataset.fingerprint,
     }
+
+
+def ranges(values: Float[Tensor, "n c *s"], names: Sequence[str]) -> dict[str, list[float]]:
+    """Least and largest value of every channel."""
+    return {name: [float(v.min()), float(v.max())] for name, v in zip(names, values.unbind(1), strict=True)}
 
 
 def grid_of(facts: Mapping[str, Any]) -> Grid:

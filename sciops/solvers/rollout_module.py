@@ -1,6 +1,6 @@
 """Training of one-step operators on windows of trajectories, as a LightningModule that rolls them out."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -104,6 +104,8 @@ class RolloutModule(OperatorModule):
             self._wall = (*self._wall[:2], 0.0)  # increments leave the boundary as it is
         single = WindowRows(train, facts["history"], facts["block"], facts["coefficients"], facts["parameters"])
         batches = [list(range(i, min(i + 64, len(single)))) for i in range(0, len(single), 64)]
+        calls = (self._inputs(single.__getitems__(b)) for b in batches)
+        self.facts["ranges"] = _extremes(calls, facts["kept"])
         self.encoder.load_state_dict(encoder.fit(self._inputs(single.__getitems__(b)) for b in batches).state_dict())
         self.decoder.load_state_dict(decoder.fit(self._answers(single.__getitems__(b)) for b in batches).state_dict())
         if self.hparams["init_from"]:
@@ -252,3 +254,10 @@ class RolloutModule(OperatorModule):
         h = self.facts["history"]
         u = self.roll(batch["frames"][:, :h], batch["fixed"], batch["time"], batch["frames"].shape[1] - h)
         return {"split": self._test_split(dataloader_idx), "index": batch["index"].cpu(), "u": u.cpu()}
+
+
+def _extremes(batches: Iterable[Tensor], names: list[str]) -> dict[str, list[float]]:
+    """Least and largest value of every input channel over all calls."""
+    found = [torch.stack([x.transpose(0, 1).flatten(1).amin(1), x.transpose(0, 1).flatten(1).amax(1)]) for x in batches]
+    low, high = torch.stack(found)[:, 0].amin(0), torch.stack(found)[:, 1].amax(0)
+    return {name: [float(a), float(b)] for name, a, b in zip(names, low, high, strict=True)}
