@@ -39,7 +39,7 @@ class PC:
     planes of the grid of `shape`; `overlap` widens it by so many points on each side (0: block Jacobi). No coarse level
     joins the ranks, so iterations grow with their number.
     The matrix is symmetric with positive diagonal, entries −A[i, j] ≥ 0 between neighbours alone (`grid_matrix`); it
-    may change between solves (set-up is repeated). Null spaces are those attached to the matrix; PETSc takes them out.
+    may change between solves (set-up is repeated). Null spaces are those attached to the matrix.
     Linear artefacts go with cg, nonlinear ones are refused there: -ksp_type fcg, fgmres or gcr.
     `on_failure`: "stop" ends on all ranks with one sentence, "native" goes on with incomplete factors of the block
     (PETSc's default preconditioner) and one warning.
@@ -112,6 +112,10 @@ class PC:
             self.native.apply(x, y)
             return
         self.block.transfer(x, y, self._local)
+        # With a preconditioner from the right (fgmres) PETSc leaves this to us.
+        null_space = pc.getOperators()[0].getNullSpace()
+        if null_space.handle:
+            null_space.remove(y)
 
     def applyTranspose(self, pc: Any, x: Any, y: Any) -> None:
         if not self.linear:

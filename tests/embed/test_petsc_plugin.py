@@ -73,7 +73,16 @@ def test_refusals_stop_with_one_sentence(
         "No model is given": [*small, *ours[:-1]],
         "stalls; use -ksp_type fcg, fgmres or gcr": [*small, *ours, str(direction_2d)],
         "The matrix has the wrong sign": [*small, "-scale", "-1", *ours, str(multigrid_2d)],
-        "takes ": [program, "-dim", "3", "-da_grid_z", "16", *small[1:], *ours, str(multigrid_2d)],
+        "was made for grids of 2 axes": [
+            program,
+            "-dim",
+            "3",
+            "-da_grid_z",
+            "16",
+            *small[1:],
+            *ours,
+            str(multigrid_2d),
+        ],
         "nowhere": [*small, *ours, str(tmp_path / "nowhere.sciops")],
     }
     for sentence, command in cases.items():

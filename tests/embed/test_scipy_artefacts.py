@@ -14,13 +14,12 @@ pytestmark = pytest.mark.embed
 
 
 @pytest.mark.parametrize("neumann", [False, True], ids=["dirichlet", "neumann"])
-@pytest.mark.parametrize("precision", [32, 64])
-def test_multigrid_on_128_points(multigrid_2d: Path, neumann: bool, precision: int) -> None:
-    """Single precision inside a solver in double costs at most an iteration or two."""
+def test_multigrid_on_128_points(multigrid_2d: Path, neumann: bool) -> None:
+    """Jumps of a thousand; the cycle in single precision inside a solver in double."""
     A = diffusion(jumps((128, 128), 1e3), neumann)
     b = np.random.default_rng(0).standard_normal(A.shape[0])
     b -= b.mean() if neumann else 0.0
-    M = preconditioner(multigrid_2d, A, (128, 128), precision=precision)
+    M = preconditioner(multigrid_2d, A, (128, 128), precision=32)
     found = fcg(A, b, M)
     assert M.linear and found.info == 0 and found.iterations < 30
     if not neumann:

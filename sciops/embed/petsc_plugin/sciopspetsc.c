@@ -197,6 +197,8 @@ static PetscErrorCode apply(PC pc, Vec x, Vec y)
   Vec                from = x, to = y;
   const PetscScalar *r;
   PetscScalar       *z;
+  Mat                matrix;
+  MatNullSpace       constants;
 
   PetscFunctionBegin;
   PetscCall(PCShellGetContext(pc, &s));
@@ -222,6 +224,10 @@ static PetscErrorCode apply(PC pc, Vec x, Vec y)
     PetscCall(VecScatterBegin(block->scatter, to, y, ADD_VALUES, SCATTER_REVERSE));
     PetscCall(VecScatterEnd(block->scatter, to, y, ADD_VALUES, SCATTER_REVERSE));
   }
+  /* With a preconditioner from the right (fgmres) PETSc leaves this to us. */
+  PetscCall(PCGetOperators(pc, &matrix, NULL));
+  PetscCall(MatGetNullSpace(matrix, &constants));
+  if (constants) PetscCall(MatNullSpaceRemove(constants, y));
   PetscFunctionReturn(0);
 }
 
