@@ -1,4 +1,4 @@
-"""From modules to compiled packages: torch.export with free sizes where they allow it, then ahead-of-time compilation."""
+"""From modules to compiled packages: tracing with free sizes where they allow it, then ahead-of-time compilation."""
 
 import contextlib
 import logging

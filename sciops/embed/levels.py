@@ -23,7 +23,7 @@ def stencil_from_faces(matrix: Float[Tensor, "m *s"]) -> Float[Tensor, "1 k *s"]
     ndim = matrix.dim() - 1
     if matrix.shape[0] != 1 + ndim:
         raise UsageError(
-            f"A matrix of {ndim} axes has {1 + ndim} arrays, the diagonal and one coupling per axis; got {matrix.shape[0]}."
+            f"A matrix of {ndim} axes has {1 + ndim} arrays, diagonal and a coupling per axis; got {matrix.shape[0]}."
         )
     if not bool(torch.isfinite(matrix).all()):
         raise UsageError("The matrix has entries that are not finite; give finite ones.")

@@ -24,8 +24,7 @@ def face_offsets(ndim: int) -> list[Index]:
 
 def block_features(stencil: Float[Tensor, "n k p *b"], places: list[int], dtype: torch.dtype) -> Tensor:
     """`models.learned_multigrid.features` of a stencil that is in blocks already; `places`: of its entries in 3^d."""
-    n, entries, points, *blocks = stencil.shape
-    ndim = len(blocks)
+    entries, ndim = stencil.shape[1], stencil.dim() - 3
     full = 3**ndim
     centre = places.index(full // 2)
     diagonal = stencil[:, centre]

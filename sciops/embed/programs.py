@@ -52,7 +52,7 @@ class Step(Solve):
 
 
 class Apply(nn.Module):
-    """residual (1, 1, *space) and mask of unknowns, 1 or 0 → direction (1, 1, *space), zero where nothing is unknown."""
+    """residual (1, 1, *space) and mask of unknowns, 1 or 0 → direction (1, 1, *space), zero where there is none."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What can be exported: checkpoints of operators, one-step operators, multigrid and directions, as programs and facts."""
+"""What can be exported: operators, one-step operators, multigrid and directions, as programs and facts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -144,7 +144,9 @@ def level_programs(
     names = ["stencil", "weights", "step", "keep", "scale"]
     return [
         Program(f"{level}_setup", Setup(ndim, table, net), states[:1], axes[:1], names[:1], [*names[1:], "coarse"]),
-        Program(f"{level}_down", Down(ndim, table, sweeps), (b, *states), (free(2), *axes), ["b", *names], ["x", "coarse"]),
+        Program(
+            f"{level}_down", Down(ndim, table, sweeps), (b, *states), (free(2), *axes), ["b", *names], ["x", "coarse"]
+        ),
         Program(
             f"{level}_up", Up(ndim, table, sweeps), (b.clone(), b, e, *states), (free(2), free(2), free(1), *axes),
             ["x", "b", "e", *names], ["x"],

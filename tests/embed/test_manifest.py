@@ -102,7 +102,7 @@ def test_folders_that_are_no_artefacts_and_precisions_that_are_not_there(folder,
     with pytest.raises(UsageError, match="no artefact"):
         Artifact.load(tmp_path / "nothing.sciops")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="manifest.json"):
+    with pytest.raises(DataError, match="has no manifest"):
         Artifact.load(tmp_path / "empty")
     with pytest.raises(UsageError, match="precision 64"):
         Artifact.load(folder, 64)
