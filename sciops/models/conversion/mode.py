@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -175,6 +176,13 @@ class Refining(TorchFunctionMode):
     def path(self) -> str:
         return self.stack[-1] if self.stack else ""
 
+    def enter(self, path: str, *_: Any) -> None:
+        self.stack.append(path)
+        self.visited = path
+
+    def leave(self, *_: Any) -> None:
+        self.stack.pop()
+
     def note(self, entry: Entry) -> None:
         self.entries.setdefault((entry.path, entry.operation), entry)
 
@@ -225,15 +233,16 @@ PASSED = names(
 
 
 def tensors(values: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples, lists and dicts."""
-    if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, dict):
-        for value in values.values():
-            yield from tensors(value)
-    elif isinstance(values, list | tuple):
-        for value in values:
-            yield from tensors(value)
+    """All tensors in nested tuples, lists and dicts, in order."""
+    waiting = [values]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, dict):
+            waiting += reversed(value.values())
+        elif isinstance(value, list | tuple):
+            waiting += reversed(value)
 
 
 @contextmanager
@@ -241,16 +250,8 @@ def following(module: nn.Module, mode: Refining) -> Iterator[None]:
     """Keep `mode.path` at the path of the module that is running."""
     handles = []
     for path, part in module.named_modules():
-
-        def enter(_: nn.Module, __: Any, path: str = path) -> None:
-            mode.stack.append(path)
-            mode.visited = path
-
-        def leave(_: nn.Module, __: Any, ___: Any) -> None:
-            mode.stack.pop()
-
-        handles.append(part.register_forward_pre_hook(enter))
-        handles.append(part.register_forward_hook(leave, always_call=True))
+        handles.append(part.register_forward_pre_hook(partial(mode.enter, path)))
+        handles.append(part.register_forward_hook(mode.leave, always_call=True))
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from math import ceil
 from typing import Any, get_args
 
@@ -27,7 +28,7 @@ from sciops.models.conversion.diagnosis import advice, aliasing, equivariance, i
 from sciops.models.conversion.kernels import KERNELS
 from sciops.models.conversion.lattice import lattice, mapped
 from sciops.models.conversion.layout import ConversionError, Kind, Refinement, Space
-from sciops.models.conversion.mode import Entry, Report, tensors
+from sciops.models.conversion.mode import Entry, Refining, Report, tensors
 from sciops.models.conversion.refusals import check_inputs, check_weights, checked_options
 from sciops.models.conversion.ruled import Ruled
 
@@ -187,21 +188,12 @@ class NeuralOperatorModule(Ruled):
 
         if asked != target and places is None:
             self._check_size(asked)
-        even = [self.grid(target).axis(j) for j in range(self.ndim)] if places is not None else []
+        even = [self.grid(target).axis(j) for j in range(self.ndim)]
 
-        def to_target(x: Tensor) -> Tensor:
-            if places is not None:
-                return graded.moved(x, places, even, self.grid(target))
-            return self._resampled(x, asked, target)
-
-        def bring(x: Any) -> Any:
-            if not isinstance(x, Tensor) or tuple(x.shape[-self.ndim :]) != asked or x.dim() <= self.ndim:
-                return x
-            return to_target(x)
-
+        there = partial(self._moved, asked=asked, target=target, sources=places, targets=even)
         if density is not None:
-            density = to_target(density[None, None])[0, 0].clamp(min=0)
-        inputs, named = mapped(inputs, bring), mapped(named, bring)
+            density = there(density[None, None])[0, 0].clamp(min=0)
+        inputs, named = mapped(inputs, there), mapped(named, there)
         if all(s == 1 for s in refinement.scale) and own:
             out = self.source(*inputs, **named)
         elif self.method == "lattice":
@@ -210,14 +202,15 @@ class NeuralOperatorModule(Ruled):
         else:
             out = self._ruled(inputs, named, refinement, spaces, target, density)
 
-        def back(y: Any) -> Any:
-            if not isinstance(y, Tensor) or tuple(y.shape[-self.ndim :]) != target:
-                return y
-            if places is not None:
-                return graded.moved(y, even, places, self.grid(target))
-            return self._resampled(y, target, asked)
+        return mapped(out, partial(self._moved, asked=target, target=asked, sources=even, targets=places))
 
-        return mapped(out, back)
+    def _moved(self, x: Any, asked: Any, target: Any, sources: Any, targets: Any) -> Any:
+        """A field with `asked` points, to `target` points; other values as they are."""
+        if not isinstance(x, Tensor) or x.dim() <= self.ndim or not _ends(x, asked):
+            return x
+        if targets is not None and sources is not None:
+            return graded.moved(x, sources, targets, self.grid(target))
+        return self._resampled(x, asked, target)
 
     def _instead(self, inputs: Any, named: Any, refinement: Refinement, target: tuple[int, ...], why: str) -> Any:
         """The network where its layers have no rule: on every shifted native grid, or between interpolations."""
@@ -354,12 +347,12 @@ class NeuralOperatorModule(Ruled):
             entries, said = entries + self._checked[key][0], self._checked[key][1]
         self.report = Report(tuple(entries), warnings=tuple(said + advice(entries, self.kinds, None, None)))
 
-        def lifted(y: Any) -> Any:
-            """A field that the network makes on the native lattice from numbers without a place."""
-            alone = isinstance(y, Tensor) and y not in mode.layouts and y.dim() > self.ndim + 1
-            return self._resampled(y, self.native_shape, target) if alone and _ends(y, self.native_shape) else y
+        return mapped(out, partial(self._lifted, mode=mode, target=target))
 
-        return mapped(out, lifted)
+    def _lifted(self, y: Any, mode: Refining, target: tuple[int, ...]) -> Any:
+        """A field that the network makes on the native lattice from numbers without a place."""
+        alone = isinstance(y, Tensor) and y not in mode.layouts and y.dim() > self.ndim + 1
+        return self._resampled(y, self.native_shape, target) if alone and _ends(y, self.native_shape) else y
 
 
 def _ends(y: Tensor, shape: Sequence[int]) -> bool:

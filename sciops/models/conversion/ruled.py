@@ -62,12 +62,14 @@ class Ruled(nn.Module):
         scale, origin = fine.refinement.scale, fine.refinement.origin
         window: Any = (..., *(slice(origin(j), None, s) for j, s in enumerate(scale[:-1])))
 
-        def native(x: Any) -> Any:
-            return x[window] if isinstance(x, Tensor) and tuple(x.shape[-self.ndim :]) == target else x
-
         mode = self._mode(Refinement((1,) * self.ndim, self.kinds))
+        d = self.ndim
         try:
-            self._intercepted(mode, mapped(inputs, native), mapped(named, native), spaces, self.native_shape)
+            given, options = (
+                mapped(v, lambda x: x[window] if isinstance(x, Tensor) and tuple(x.shape[-d:]) == target else x)
+                for v in (inputs, named)
+            )
+            self._intercepted(mode, given, options, spaces, self.native_shape)
         except ConversionError:
             if error is None:
                 raise

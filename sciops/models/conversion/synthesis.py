@@ -8,6 +8,7 @@ on every output phase, and values at native points are those of the source to th
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from math import floor
 from typing import Any
 
@@ -55,14 +56,13 @@ def _offsets(x: Tensor, dim: int, space: Space, grid: Refinement, ratio: Fractio
     if more or less:
         x = extended(x, dim, less, more, None if space.period is None else s * space.period)
 
-    def every(start: int) -> Tensor:
-        return x.narrow(dim, less + start, s * (space.n - 1) + 1)[(slice(None),) * dim + (slice(None, None, s),)]
-
+    length, every = s * (space.n - 1) + 1, (slice(None),) * dim + (slice(None, None, s),)
     values = []
     for move in moves:
         low = floor(move)
         share = float(move - low)
-        values.append(torch.lerp(every(low), every(low + 1), share) if share else every(low))
+        here = x.narrow(dim, less + low, length)[every]
+        values.append(torch.lerp(here, x.narrow(dim, less + low + 1, length)[every], share) if share else here)
     return values
 
 
@@ -80,12 +80,16 @@ def _transposed(d: int) -> Callable[[Call], Tensor]:
             )
         ]
 
-        def native(batch: Tensor) -> Tensor:
-            return call.func(batch, weight, given.get("bias"), stride, padding, extra, given.get("groups", 1), dilation)
-
+        rest = (weight, given.get("bias"), stride, padding, extra, given.get("groups", 1), dilation)
         call.note("sharp phases, linear between fine points", True, 1.0)
         return synthesised(
-            call, x, d, [Fraction(1, r) for r in stride], sizes, native, (tuple(weight.shape), stride, padding, extra)
+            call,
+            x,
+            d,
+            [Fraction(1, r) for r in stride],
+            sizes,
+            lambda batch: call.func(batch, *rest),
+            (tuple(weight.shape), stride, padding, extra),
         )
 
     return transpose
@@ -132,17 +136,15 @@ def interpolate(call: Call) -> Tensor:
     else:
         ratio = [Fraction(s.n, m) for s, m in zip(spaces, sizes, strict=True)]
 
-    def native(batch: Tensor) -> Tensor:
-        by_size = given.get("size") is not None
-        return F.interpolate(
-            batch,
-            size=sizes if by_size else None,
-            scale_factor=None if by_size else given["scale_factor"],
-            mode=mode,
-            align_corners=corners,
-            recompute_scale_factor=given.get("recompute_scale_factor"),
-            antialias=bool(given.get("antialias", False)),
-        )
-
+    by_size = given.get("size") is not None
+    native = partial(
+        F.interpolate,
+        size=sizes if by_size else None,
+        scale_factor=None if by_size else given["scale_factor"],
+        mode=mode,
+        align_corners=corners,
+        recompute_scale_factor=given.get("recompute_scale_factor"),
+        antialias=bool(given.get("antialias", False)),
+    )
     call.note("sharp phases, linear between fine points", True, 1.0 if mode == "nearest" else 2.0)
     return synthesised(call, x, d, ratio, sizes, native, (mode, corners, tuple(sizes)))
