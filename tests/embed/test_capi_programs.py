@@ -129,7 +129,7 @@ def test_the_time_loop_falls_back(folder: Path, heat_step: Path) -> None:
     # A step that the operator was not trained for, and a grid that it does not take.
     assert counts(run(str(folder / "time_loop"), str(heat_step), "32", "10", "4", "1e-3"))["with operator"][0] == 0
     other = subprocess.run(
-        [str(folder / "time_loop"), str(heat_step), "4096", "1e-9", "1"], capture_output=True, text=True
+        [str(folder / "time_loop"), str(heat_step), "40", "0.1", "4"], capture_output=True, text=True
     )  # fmt: skip
     assert other.returncode == 0 and other.stderr.count("The host goes on alone.") == 1
     missing_one = subprocess.run(
