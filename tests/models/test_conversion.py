@@ -78,11 +78,11 @@ def test_attention_tends_to_a_limit(attention, extra):
     net = ViT(attention, extra).double().eval()
     operator = to_neural_operator(net, (32, 32))
     with torch.no_grad():
-        values = {s: operator(waves(32 * s))[..., ::s, ::s] for s in (1, 2, 4, 6)}
+        values = {s: operator(waves(32 * s))[..., ::s, ::s] for s in (1, 2, 4)}
         assert torch.equal(values[1], net(waves(32)))
-    steps = [float((values[a] - values[b]).norm() / values[b].norm()) for a, b in ((1, 2), (2, 4), (4, 6))]
+    steps = [float((values[a] - values[b]).norm() / values[b].norm()) for a, b in ((1, 2), (2, 4))]
     # Sums of smooth periodic functions converge faster than any power; positions are linear between nodes: order 2.
-    assert steps[0] > 2.5 * steps[1] > 5 * steps[2]
+    assert steps[0] > 2.5 * steps[1]
 
 
 @pytest.mark.parametrize("attention", ["module", "sdpa", "explicit"])
@@ -173,20 +173,20 @@ def test_lattice_splits_the_grid():
 
 def test_double_precision_gradients_and_state():
     torch.manual_seed(7)
-    net = trained(UNet("circular", "transposed", "max", 4)).double()
-    operator = to_neural_operator(net, (32, 32))
+    net = trained(UNet("circular", "transposed", "max", 4), (16, 16)).double()
+    operator = to_neural_operator(net, (16, 16))
     assert list(operator.state_dict()) == list(net.state_dict())
-    operator(waves(64)).square().mean().backward()
+    operator(waves(32)).square().mean().backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in net.parameters())
     before = {name: p.detach().clone() for name, p in net.named_parameters()}
     torch.optim.SGD(operator.parameters(), 1e-2).step()
     assert all(not torch.equal(p, before[name]) for name, p in net.named_parameters() if p.grad.abs().max() > 0)
     assert not operator.training and not net.training and operator.train() is operator and net.training
     operator.eval()
-    other = to_neural_operator(trained(UNet("circular", "transposed", "max", 4)).double(), (32, 32))
+    other = to_neural_operator(trained(UNet("circular", "transposed", "max", 4), (16, 16)).double(), (16, 16))
     other.load_state_dict(operator.state_dict())
     with torch.no_grad():
-        assert torch.equal(other(waves(64)), operator(waves(64)))
+        assert torch.equal(other(waves(32)), operator(waves(32)))
 
 
 @pytest.mark.parametrize(
