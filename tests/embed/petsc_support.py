@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 HERE = Path(__file__).resolve().parent
@@ -29,6 +30,17 @@ def needs(*programs: str) -> None:
     for name in programs:
         if shutil.which(name) is None:
             pytest.skip(f"{name} is not installed; source .ci/embed-petsc")
+
+
+def error_of_one_step(direction: Path) -> float:
+    """|f(b) − x| / |x| for the 24×20 problem of petsc_program.py, by the artefact itself."""
+    from test_scipy_preconditioner import diffusion
+
+    from sciops.embed.scipy import preconditioner
+
+    A, x = diffusion(np.ones((20, 24))), np.random.default_rng(0).standard_normal((20, 24)).ravel()
+    z = preconditioner(direction, A, (20, 24), flexible=True) @ (A @ x)
+    return float(np.linalg.norm(z - x) / np.linalg.norm(x))
 
 
 def batch(cases: dict[str, list[object]], ranks: int = 1) -> dict[str, Any]:

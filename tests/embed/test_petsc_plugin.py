@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from petsc_support import execute, needs, solved
+from petsc_support import HERE, error_of_one_step, execute, interpreter, needs, solved
 
 from sciops.core.errors import UsageError
 from sciops.embed import petsc_build
@@ -57,11 +57,12 @@ def test_three_dimensions(built: tuple[str, list[str]], multigrid_3d: Path) -> N
     assert found["iterations"][0] < bar["iterations"][0] / 1.5
 
 
-@pytest.mark.parametrize("method", ["fcg", "fgmres"])
-def test_nonlinear_networks_in_flexible_methods(built: tuple[str, list[str]], direction_2d: Path, method: str) -> None:
-    program, ours = built
-    case = [program, "-da_grid_x", "64", "-da_grid_y", "64", "-ksp_type", method]
-    assert solved([*case, *ours, str(direction_2d)])["reason"][0] > 0
+def test_directions_are_those_of_the_artefact(built: tuple[str, list[str]], direction_2d: Path) -> None:
+    """The plugin in a Python program, where one Richardson step from zero is x = f(b)."""
+    _, ours = built
+    case = [interpreter(), str(HERE / "petsc_program.py"), "-points", "24,20", "-ksp_type", "richardson"]
+    found = solved([*case, "-ksp_max_it", "1", *ours, str(direction_2d)])
+    assert found["error"][0] == pytest.approx(error_of_one_step(direction_2d), rel=1e-4)
 
 
 def test_refusals_stop_with_one_sentence(
