@@ -51,6 +51,32 @@ def test_bc_per_axis():
     assert torch.allclose(moved, y.roll(5, 2), rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize("mode", ["circular", "zeros", "replicate", "reflect"])
+@pytest.mark.parametrize("kind", ["periodic", "vertex", "cell"])
+def test_an_impulse_at_a_wall_is_padded_once(mode, kind):
+    """The padding of a module and the same padding as a function give the same bits, and those of the source."""
+
+    class Padded(nn.Module):
+        def __init__(self, conv):
+            super().__init__()
+            self.conv = conv
+
+        def forward(self, x):
+            name = "constant" if mode == "zeros" else mode
+            return F.conv2d(F.pad(x, (2, 2, 1, 1), mode=name), self.conv.weight, self.conv.bias)
+
+    conv = nn.Conv2d(1, 2, (3, 5), padding=(1, 2), padding_mode=mode).double()
+    a, b = (to_neural_operator(net, (8, 8), grid=kind) for net in (conv, Padded(conv)))
+    x = torch.zeros(1, 1, *((22, 22) if kind == "vertex" else (24, 24)), dtype=torch.float64)
+    o = int(kind == "cell")
+    for place in ((0, 0), (o, o), (-1, 5)):
+        x.zero_()[0, 0][place] = 1.0
+        with torch.no_grad():
+            assert torch.equal(a(x), b(x))
+            assert torch.equal(a(x)[..., o::3, o::3], conv(x[..., o::3, o::3].contiguous()))
+            assert place == (-1, 5) or (a(x) - conv.bias[:, None, None]).abs().max() > 0
+
+
 class Windowed(nn.Module):
     """No rule: windows cut by number."""
 
