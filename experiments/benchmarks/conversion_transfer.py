@@ -1,10 +1,10 @@
 """A U-Net trained on 32² points, asked at 16² to 256²: as it is, between interpolations, and converted by every method.
 
-The map is ω(0) ↦ ω(1.2), vorticity of 2-D Navier–Stokes on the unit torus, unforced (a circular network cannot know where
-a force acts), ν = 2e-4, root mean square of ω(0) 0.8. All fields are made on 128² points (four times the training grid),
-strided to the grids that divide it and evaluated as the band-limited functions that they are on the others; 240 pairs to
-train, 40 to test. The network has 117 k parameters: 3 × 3 circular convolutions, BatchNorm, GELU, MaxPool, transposed
-convolutions of size 2, skips; 21 epochs at 32².
+The map is ω(0) ↦ ω(1.2), vorticity of 2-D Navier–Stokes on the unit torus, unforced (a circular network cannot know
+where a force acts), ν = 2e-4, root mean square of ω(0) 0.8. All fields are made on 128² points (four times the training
+grid), strided to the grids that divide it and evaluated as the band-limited functions that they are on the others; 240
+pairs to train, 40 to test. The network has 117 k parameters: 3 × 3 circular convolutions, BatchNorm, GELU, MaxPool,
+transposed convolutions of size 2, skips; 21 epochs at 32².
 
 Columns: mean relative L² error; `shared`: relative L² distance at 96² between the answer at native points and that of
 the network on the strided input; seconds (CPU, per field at 96²). `integral, tuned` took 112 steps on 32² and 64² in
