@@ -32,6 +32,7 @@ def artefact(net: nn.Module, name: str, n: int, folder: Path) -> Path:
         name, "operator", 2, {"solve": {"inputs": ["input"], "outputs": ["output"]}},
         inputs=[{"name": "f", "unit": "", "lower": None, "upper": None}], outputs=[{"name": "u", "unit": ""}],
         grid={"layout": ["node", "node"], "shape": [n, n], "lower": [0.0, 0.0], "upper": [1.0, 1.0]},
+        shape={"dynamic": False, "multiple": [1, 1], "remainder": [0, 0], "minimum": [n, n], "maximum": [n, n]},
     )  # fmt: skip
     path = folder / f"{name}.sciops"
     export_source(Source(manifest, module=lambda dtype: net.to(dtype)), path, precisions=[32])
