@@ -31,8 +31,8 @@ class Strided(Dataset):
         boundary = {}
         for name, data in cases.boundary.items():
             axis, _ = face_axis(name)
-            kept: list[slice] = [s for j, s in enumerate(self.picked) if j != axis]
-            boundary[name] = data[(slice(None), *kept)]
+            every = [slice(None), *(s for j, s in enumerate(self.picked) if j != axis)]
+            boundary[name] = data[tuple(every)]
         past = None if cases.history is None else self._at(cases.history)
         return replace(
             cases, domain=self.grid, inputs=self._at(cases.inputs), boundary=boundary, seeds=None, history=past
