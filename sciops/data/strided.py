@@ -31,7 +31,7 @@ class Strided(Dataset):
         boundary = {}
         for name, data in cases.boundary.items():
             axis, _ = face_axis(name)
-            every = [slice(None), *(s for j, s in enumerate(self.picked) if j != axis)]
+            every: list[slice] = [slice(None), *(s for j, s in enumerate(self.picked) if j != axis)]
             boundary[name] = data[tuple(every)]
         past = None if cases.history is None else self._at(cases.history)
         return replace(
