@@ -23,6 +23,8 @@ class ShiftedSums(nn.Module):
     Outputs with equally many terms share one loop; `left` and `right` come padded by one layer of zeros.
     """
 
+    order: Tensor
+
     def __init__(self, sums: list[list[Term]], ndim: int) -> None:
         super().__init__()
         groups: dict[int, list[int]] = defaultdict(list)

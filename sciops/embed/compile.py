@@ -45,7 +45,7 @@ def traced(program: Program) -> Any:
     import torch.fx.experimental._config as symbolic
 
     try:
-        with torch.no_grad(), quiet(), symbolic.patch(backed_size_oblivious=True):
+        with torch.no_grad(), quiet(), symbolic.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
             free = program.free if any(program.free) else None
             return torch.export.export(program.module.eval(), program.arguments, dynamic_shapes=free, strict=False)
     except Exception as error:  # every network fails in its own way, and all of them mean the same here
@@ -70,7 +70,7 @@ def compiled(exported: Any, march: str, threads: int) -> list[Any]:
     arguments = exported.example_inputs[0]
     try:
         with torch.no_grad(), quiet():
-            return list(aot_compile(module, arguments, options=options))
+            return list(aot_compile(module, arguments, options=options))  # type: ignore[arg-type]
     except Exception as error:  # the compiler's own
         text = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise ExportFailed(f"Compilation failed: {text.rstrip('.')}; is a C++ compiler (g++) installed?") from error
@@ -81,7 +81,7 @@ def packaged(path: Path, files: dict[str, list[Any]]) -> str:
     from torch._inductor.package import package_aoti
 
     package_aoti(str(path), files)
-    loader = torch._C._aoti.AOTIModelPackageLoader  # type: ignore[attr-defined]
+    loader: Any = torch._C._aoti.AOTIModelPackageLoader  # type: ignore[attr-defined]
     return str(loader.load_metadata_from_package(str(path), next(iter(files))).get("AOTI_CPU_ISA", ""))
 
 

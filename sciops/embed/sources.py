@@ -140,10 +140,13 @@ def level_programs(
     points, weights = 2**ndim, 3**ndim - 1
     b, e = make(points), make()
     states = (make(len(table), points), make(weights), make(points), make(points), torch.ones(1, dtype=dtype))
-    axes = (free(3), free(2), free(2), free(2), {})
+    axes: tuple[Free, ...] = (free(3), free(2), free(2), free(2), {})
     names = ["stencil", "weights", "step", "keep", "scale"]
+    # Convolutions over three axes ask whether an axis has length one; their answer is the same either way.
+    asked = ndim == 3 and net is not None
+    first = ({3 + axis: Dim.AUTO for axis in range(ndim)} if asked else axes[0],)
     return [
-        Program(f"{level}_setup", Setup(ndim, table, net), states[:1], axes[:1], names[:1], [*names[1:], "coarse"]),
+        Program(f"{level}_setup", Setup(ndim, table, net), states[:1], first, names[:1], [*names[1:], "coarse"]),
         Program(
             f"{level}_down", Down(ndim, table, sweeps), (b, *states), (free(2), *axes), ["b", *names], ["x", "coarse"]
         ),
