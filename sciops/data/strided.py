@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 from sciops.core.boundary import face_axis
 from sciops.core.cases import Cases
@@ -46,7 +47,8 @@ class Strided(Dataset):
         return sha256(f"{self.base.fingerprint} {self.grid}".encode()).hexdigest()[:16]
 
     def _at(self, field: Field) -> Field:
-        return replace(field, values=field.values[(..., *self.picked)].contiguous(), domain=self.grid)
+        index: tuple[Any, ...] = (..., *self.picked)
+        return replace(field, values=field.values[index].contiguous(), domain=self.grid)
 
 
 def strides(fine: Grid, coarse: Grid) -> tuple[slice, ...]:
