@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a fifth of the steps")
     parser.add_argument("--native-only", action="store_true", help="PCG-DIC and GAMG alone")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each; the shortest counts")
+    parser.add_argument("--markdown", action="store_true", help="rows for a document")
     options = parser.parse_args()
     plugin = options.library.resolve()
     rows = methods(options.artefact, options.direction, options.precision, options.native_only)
@@ -108,7 +109,11 @@ def main() -> None:
                 name, str(p.size), method, str(len(counts)), f"{np.mean(counts):.1f}", f"{seconds:.2f} ({steady:.2f})",
                 f"{seconds / reference[2]:.2f}", f"{apart[0]:.0e}, {apart[1]:.0e}", found,
             )  # fmt: skip
-    Console(width=140).print(table)
+    if options.markdown:
+        rows_of_text = zip(*(column.cells for column in table.columns), strict=True)
+        print(*("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows_of_text), sep="\n")
+    else:
+        Console(width=140).print(table)
 
 
 if __name__ == "__main__":
