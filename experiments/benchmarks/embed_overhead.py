@@ -19,6 +19,7 @@ from torch import nn
 from sciops.embed.build import SOURCES, build_capi
 from sciops.embed.export import export_source
 from sciops.embed.manifest import Manifest
+from sciops.embed.programs import in_precision
 from sciops.embed.sources import Source
 from sciops.models.fno import FNO
 from sciops.models.unet import UNet
@@ -35,7 +36,7 @@ def artefact(net: nn.Module, name: str, n: int, folder: Path) -> Path:
         shape={"dynamic": False, "multiple": [1, 1], "remainder": [0, 0], "minimum": [n, n], "maximum": [n, n]},
     )  # fmt: skip
     path = folder / f"{name}.sciops"
-    export_source(Source(manifest, module=lambda dtype: net.to(dtype)), path, precisions=[32])
+    export_source(Source(manifest, module=lambda dtype: in_precision(net, dtype)), path, precisions=[32])
     return path
 
 
