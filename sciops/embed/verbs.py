@@ -64,7 +64,7 @@ def lines(manifest: Manifest) -> list[tuple[str, str]]:
     found = [("name", m.name), ("kind", f"{m.kind}, {m.ndim}-D" + (f" ({', '.join(claims)})" if claims else ""))]
     found.append(("precision", " and ".join(f"float{bits}" for bits in m.precisions)))
     found += [(f"input {c['name']}", _channel(c)) for c in m.inputs]
-    found += [(f"output {c['name']}", _channel(c)) for c in m.outputs]
+    found += [(f"output {c['name']}", f"in {c['unit']}" if c.get("unit") else "no unit given") for c in m.outputs]
     found.append(("grid sizes", _sizes(m)))
     if m.grid:
         box = " × ".join(f"[{lo:g}, {up:g}]" for lo, up in zip(m.grid["lower"], m.grid["upper"], strict=True))
