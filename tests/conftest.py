@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from jaxtyping import install_import_hook
+from typechecking import leave_closures_alone
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Every jaxtyping annotation of the package is checked at run time. The hook must come before the first import of
 # sciops; SCIOPS_TYPECHECK=0 switches it off, to time the tests or to debug without its frames.
 if os.environ.get("SCIOPS_TYPECHECK", "1") != "0":
+    leave_closures_alone()
     install_import_hook("sciops", "typechecking.enforce")
 
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

@@ -115,9 +115,7 @@ def _from_debian(folder: Path) -> None:
     """Download the source package as an ordinary user: apt with lists and cache of its own."""
     version = debian_version()
     if version is None or shutil.which("apt-get") is None:
-        raise UsageError(
-            "OpenFOAM's headers are missing: set WM_PROJECT_DIR to a tree with its sources, src."
-        )
+        raise UsageError("OpenFOAM's headers are missing: set WM_PROJECT_DIR to a tree with its sources, src.")
     work = folder / "download"
     (work / "lists" / "partial").mkdir(parents=True)
     (work / "cache" / "archives" / "partial").mkdir(parents=True)
