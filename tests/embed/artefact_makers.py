@@ -2,7 +2,8 @@
 
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,27 +13,43 @@ from sciops.embed.export import export_source
 from sciops.embed.sources import Source, direction_source, multigrid_source, solver_source
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = (
-    "sciops/embed/*.py",
-    "sciops/models/dcdm.py",
-    "sciops/models/learned_multigrid.py",
-    "sciops/models/unet.py",
-    "sciops/numerics/differentiable_*.py",
-    "sciops/numerics/galerkin.py",
-    "tests/embed/artefact_makers.py",
-)
-USED = ("programs", "multigrid_programs", "coarse_program", "compile", "sources", "shapes", "manifest", "export")
-"""Files of sciops/embed that change what is compiled."""
+PIPELINE = ["sciops/embed/*.py", "tests/embed/artefact_makers.py"]
+HOST = {"artifact", "build", "check", "levels", "onnx", "openfoam_build", "openfoam_cases", "petsc", "petsc_build",
+        "preconditioning", "recompile", "scipy", "grid_matrix", "verbs"}  # fmt: skip
+"""Files of sciops/embed that change nothing in an artefact."""
+CYCLE = ["multigrid_programs", "interpolation_program", "coarse_program"]
+SOLVERS = [f"sciops/solvers/{name}*.py" for name in ("operator", "rollout", "training", "checkpoint")]
+SOLVERS += ["sciops/data/normalise.py", "sciops/models/unet.py", "sciops/models/boundary.py", "sciops/models/vcycle.py"]
+METHOD = [f"sciops/numerics/{name}.py" for name in ("differentiable_*", "galerkin", "parity_layout")]
+DEPENDS: dict[str, tuple[list[str], list[str]]] = {
+    "multigrid": (["programs", "shapes"], [*METHOD, "sciops/models/learned_multigrid.py"]),
+    "direction": ([*CYCLE, "shapes"], ["sciops/models/dcdm.py", "sciops/models/vcycle.py"]),
+    "operator": (CYCLE, [*SOLVERS, "sciops/problems/poisson.py", "sciops/numerics/random_fields.py"]),
+    "stepper": (CYCLE, [*SOLVERS, "sciops/data/trajectories.py", "tests/heat_problem.py"]),
+}
+"""Kind → files of sciops/embed that it does not use, and files elsewhere that it does."""
 
 
-def key() -> str:
+def key(name: str) -> str:
     """Names the state of everything that an artefact is made of."""
+    unused, elsewhere = DEPENDS[name.partition("_")[0]]
     digest = hashlib.sha256(torch.__version__.encode())
-    for pattern in SOURCES:
+    for pattern in (*PIPELINE, *elsewhere):
         for path in sorted(ROOT.glob(pattern)):
-            if path.parent.name != "embed" or path.stem in (*USED, "artefact_makers"):
+            if path.parent.name != "embed" or path.stem not in {*HOST, *unused}:
                 digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time makes what goes into `folder`."""
+    import fcntl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def poisson_solver(net: dict | None = None, cases: int = 12):
@@ -116,3 +133,7 @@ def make(name: str, folder: Path, say: Callable[[str], None] = lambda text: None
         folder.mkdir(parents=True, exist_ok=True)
         export_source(source(), target, precisions, say=say)
     return target
+
+
+if __name__ == "__main__":
+    print(make(sys.argv[1], Path(sys.argv[2]), print))
