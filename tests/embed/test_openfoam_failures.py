@@ -102,6 +102,14 @@ def test_network_for_the_plane_on_a_mesh_in_space(tmp_path: Path, plugin: Path, 
     check(tmp_path, plugin, multigrid_2d, outer, "3", ndim=3)
 
 
+@pytest.mark.parametrize("method", ["addressing", "geometry", "topology"])
+def test_grids_in_space_are_found_before_any_network(tmp_path: Path, plugin: Path, method: str) -> None:
+    text = openfoam.flexible(tmp_path / "nowhere.sciops", f"onFailure native; grid {method};")
+    log = outcome(tmp_path / "case", plugin, text, ndim=3)
+    assert log.code == 0, log.text[-2000:]
+    assert log.grids == [("8x8x8", method)]
+
+
 def test_values_that_are_not_finite(tmp_path: Path, plugin: Path, poison: Path) -> None:
     check(tmp_path, plugin, poison, "flexible", "finite")
 
