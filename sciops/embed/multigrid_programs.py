@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sciops.core.stencil_operator import offsets
 from sciops.embed.coarse_program import CoarseStencil
+from sciops.embed.interpolation_program import Interpolation
 from sciops.models.learned_multigrid import DECADES, StencilAdviser
 from sciops.numerics.differentiable_multigrid import Advice
 from sciops.numerics.differentiable_transfer import Rows, coarse_stencil, interpolation, shift, weight_keys
@@ -80,11 +81,13 @@ class Setup(Level):
 
     def __init__(self, ndim: int, table: list[Index], net: StencilAdviser | None) -> None:
         super().__init__(ndim, table)
-        self.net, self.coarse = net, CoarseStencil(ndim, table) if ndim == 3 else None
+        self.net = net
+        # Unrolled as in two dimensions these would be thousands of statements and many minutes of compilation.
+        self.interpolation = Interpolation(ndim, table) if ndim == 3 else None
+        self.coarse = CoarseStencil(ndim, table) if ndim == 3 else None
         self.places = [offsets(ndim).index(o) for o in table]
 
     def forward(self, stencil: Tensor) -> tuple[Tensor, ...]:
-        rows: Rows = {(k, o): stencil[:, i, k] for (i, o), k in product(enumerate(self.table), range(self.points))}
         diagonal = stencil[:, self.centre]
         positive = diagonal > 0
         inverse = torch.where(positive, 1.0 / torch.where(positive, diagonal, 1.0), 0.0)
@@ -94,9 +97,14 @@ class Setup(Level):
             advice = self.advice(stencil)
             step, keep = advice.relaxation * inverse, 1.0 - advice.relaxation
             scale, tilt = advice.scale, advice.tilt
-        weights = interpolation(rows, self.ndim, tilt)
-        stacked = torch.stack([weights[key] for key in self.keys], dim=1)
-        coarse = coarse_stencil(rows, weights, self.ndim) if self.coarse is None else self.coarse(stencil, stacked)
+        if self.interpolation is not None and self.coarse is not None:
+            stacked = self.interpolation(stencil, tilt)
+            coarse = self.coarse(stencil, stacked)
+        else:
+            rows: Rows = {(k, o): stencil[:, i, k] for (i, o), k in product(enumerate(self.table), range(self.points))}
+            weights = interpolation(rows, self.ndim, tilt)
+            stacked = torch.stack([weights[key] for key in self.keys], dim=1)
+            coarse = coarse_stencil(rows, weights, self.ndim)
         # The network works with channels last; the other programs are compiled for contiguous states.
         return stacked, step.contiguous(), keep.contiguous(), scale, coarse
 

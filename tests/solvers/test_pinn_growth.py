@@ -13,7 +13,8 @@ from sciops.solvers.pinn_growth import residual_peaks
 
 PEAKS = "exp(-400*(x-0.3)**2) + exp(-400*(x+0.5)**2)"
 GROWTH = {"rounds": 2, "every": 12, "stalled": 4.0, "width": 8}
-SMALL = {"width": 6, "depth": 1, "local": False, "weak_modes": 0, "points": 400, "every": 6}
+CRITIC = {"class_path": "sciops.solvers.samplers.oracle.Oracle", "init_args": {"cells": 256}}
+SMALL = {"sampler": CRITIC, "width": 6, "depth": 1, "local": False, "weak_modes": 0, "points": 160, "every": 6}
 
 
 def equation() -> Equation:
