@@ -36,7 +36,7 @@ def check(folder: Path, manifest: Manifest, programs: dict[int, list[Program]]) 
 
 
 def sizes(manifest: Manifest) -> list[tuple[int, ...]]:
-    """Three grids that the model takes."""
+    """Grids that the model takes, of odd and even multiples along every axis."""
     if manifest.kind != "operator":
         return [(24, 24, 24)[: manifest.ndim], (17, 30, 12)[: manifest.ndim], (41, 13, 9)[: manifest.ndim]]
     assert manifest.grid is not None
@@ -45,7 +45,7 @@ def sizes(manifest: Manifest) -> list[tuple[int, ...]]:
         return [native]
     low, steps = manifest.shape["minimum"], manifest.shape["multiple"]
     mixed = tuple(n + (2 + a) * m for a, (n, m) in enumerate(zip(native, steps, strict=True)))
-    return [native, tuple(low), mixed]
+    return [native, tuple(low), mixed, tuple(n + m for n, m in zip(native, steps, strict=True))]
 
 
 def _network(artifact: Artifact, program: Program) -> dict[str, float]:
@@ -63,7 +63,7 @@ def _network(artifact: Artifact, program: Program) -> dict[str, float]:
         with torch.no_grad():
             wanted = program.module(*arguments)
         given = artifact.run(program.entry, arguments)[0]
-        found["×".join(map(str, shape))] = _difference(given, wanted)
+        found["×".join(map(str, shape))] = difference(given, wanted)
     return found
 
 
@@ -94,7 +94,7 @@ def _multigrid(artifact: Artifact, eager: dict[str, Any]) -> tuple[dict[str, flo
         r = torch.where(matrix[0] > 0, r, 0.0)
         z = torch.stack([apply(x) for x in r])
         wanted = torch.stack([reference(x[None])[0] for x in r])
-        differences["×".join(map(str, shape))] = _difference(z, wanted)
+        differences["×".join(map(str, shape))] = difference(z, wanted)
         gram = r.flatten(1) @ z.flatten(1).T
         symmetry = max(symmetry, float((gram - gram.T).abs().max() / gram.abs().max()))
         least = min(least, float(torch.linalg.eigvalsh(0.5 * (gram + gram.T)).min() / gram.diagonal().max()))
@@ -125,5 +125,5 @@ def rough_matrix(shape: tuple[int, ...], seed: int, contrast: float = 3.0, sink:
     return matrix
 
 
-def _difference(found: Tensor, wanted: Tensor) -> float:
+def difference(found: Tensor, wanted: Tensor) -> float:
     return float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30))

@@ -17,10 +17,20 @@ Term = tuple[int, Index, int, Index]
 """Row of the left array, its shift, row of the right array, its shift."""
 
 
+LENGTHS = (1, 4, 12, 27)
+"""Numbers of terms of the loops; no output has more than 27."""
+
+
+def held(x: Float[Tensor, "a *s"]) -> Float[Tensor, "c *p"]:
+    """With one layer of zeros around, and one row of zeros more."""
+    return pad(x, [1] * (2 * (x.dim() - 1)) + [0, 1])
+
+
 class ShiftedSums(nn.Module):
     """out[j]_I = Σ_t left[a_t]_{I+s_t} · right[b_t]_{I+u_t}, shifts in {−1, 0, 1}^d, zero outside.
 
-    Outputs with equally many terms share one loop; `left` and `right` come padded by one layer of zeros.
+    `left` and `right` come padded by one layer of zeros, `left` with a last row of zeros besides (`held`). Outputs with
+    about as many terms share one loop, the shorter filled with terms of that row: compilers charge by the loop.
     """
 
     order: Tensor
@@ -29,12 +39,14 @@ class ShiftedSums(nn.Module):
         super().__init__()
         groups: dict[int, list[int]] = defaultdict(list)
         for j, terms in enumerate(sums):
-            groups[len(terms)].append(j)
+            groups[next(count for count in LENGTHS if count >= len(terms))].append(j)
         self.ndim, self.count = ndim, len(groups)
         places = [j for count in sorted(groups) for j in groups[count]]
         self.register_buffer("order", torch.tensor([places.index(j) for j in range(len(sums))]), persistent=False)
         for g, count in enumerate(sorted(groups)):
-            chosen = [sums[j] for j in groups[count]]
+            nothing: Term = (-1, (0,) * ndim, 0, (0,) * ndim)
+            longest = max(len(sums[j]) for j in groups[count])
+            chosen = [sums[j] + [nothing] * (longest - len(sums[j])) for j in groups[count]]
             rows = torch.tensor([[(a, b) for a, _, b, _ in terms] for terms in chosen])
             steps = torch.tensor([[(s, u) for _, s, _, u in terms] for terms in chosen]) + 1
             self.register_buffer(f"rows{g}", rows, persistent=False)  # (outputs, terms, 2)
@@ -83,7 +95,5 @@ class CoarseStencil(nn.Module):
         self.right, self.left = ShiftedSums(list(products.values()), ndim), ShiftedSums(list(targets.values()), ndim)
 
     def forward(self, stencil: Tensor, weights: Tensor) -> Tensor:
-        around = [1] * (2 * self.ndim)
-        entries = pad(stencil[0].flatten(0, 1), around)
-        moved = pad(torch.cat([torch.ones_like(weights[0, :1]), weights[0]]), around)
-        return self.left(moved, pad(self.right(entries, moved), around))[None]
+        moved = held(torch.cat([torch.ones_like(weights[0, :1]), weights[0]]))
+        return self.left(moved, held(self.right(held(stencil[0].flatten(0, 1)), moved)))[None]

@@ -1,11 +1,14 @@
 """At which grid sizes a network can be compiled: found by trying, from any size to the training size alone."""
 
+import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 from torch.export import Dim
 
+from sciops.embed.check import TOLERANCE, difference, sizes
 from sciops.embed.compile import ExportFailed, Program, traced
 from sciops.embed.manifest import Manifest
 
@@ -30,22 +33,41 @@ def operator_program(module: nn.Module, manifest: Manifest, dtype: torch.dtype, 
 
     if manifest.shape:
         return program(manifest.shape)
-    reason = ""
     for multiple in (m for m in MULTIPLES if m <= min(native) // 2):
         for smallest in (0.25, 1.0):
-            shape = _law(native, multiple, smallest)
+            manifest.shape = _law(native, multiple, smallest)
             say(f"tracing with {'any size' if multiple == 1 else f'multiples of {multiple}'}")
-            try:
-                traced(program(shape))
-            except ExportFailed as error:
-                reason = reason or str(error)
-                continue
-            manifest.shape = shape
-            return program(shape)
+            made = program(manifest.shape)
+            with contextlib.suppress(ExportFailed):
+                if _agrees(traced(made), made, manifest):
+                    if multiple > 1:
+                        manifest.remarks.append(
+                            f"Sizes in steps of {multiple} from the training grid: at others the network's code takes "
+                            "another branch."
+                        )
+                    return made
     manifest.shape = {"dynamic": False, "multiple": [1] * len(native), "remainder": [0] * len(native),
                       "minimum": list(native), "maximum": list(native)}  # fmt: skip
     manifest.remarks.append(f"Only the training grid {'×'.join(map(str, native))}: its code fixes the size.")
     return program(manifest.shape)
+
+
+def _agrees(exported: Any, program: Program, manifest: Manifest) -> bool:
+    """Whether the traced program is the network at other sizes too: tracing keeps the one side of a branch, such as one
+    on a padding that is empty at the training size."""
+    graph = exported.module(check_guards=False)
+    x = program.arguments[0]
+    for shape in sizes(manifest):
+        given = torch.rand((*x.shape[:2], *shape), dtype=x.dtype, generator=torch.Generator().manual_seed(0))
+        try:
+            with torch.no_grad():
+                wanted, found = program.module(given), graph(given)
+        except Exception:  # the network's own, at a size that it does not take, or torch's, of shapes that do not fit
+            return False
+        bits = 64 if x.dtype == torch.float64 else 32
+        if found.shape != wanted.shape or not difference(found, wanted) <= TOLERANCE[bits]:
+            return False
+    return True
 
 
 def _law(native: tuple[int, ...], multiple: int, smallest: float) -> dict:

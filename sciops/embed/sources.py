@@ -16,6 +16,7 @@ from sciops.embed.compile import Free, Program
 from sciops.embed.manifest import Manifest
 from sciops.embed.multigrid_programs import Down, Setup, Up, face_offsets
 from sciops.embed.programs import Apply, Solve, Step, in_precision
+from sciops.embed.table_programs import TableDown, TableUp
 from sciops.numerics.differentiable_multigrid import COARSEST, SHIFT
 
 Programs = Callable[[torch.dtype], list[Program]]
@@ -142,16 +143,17 @@ def level_programs(
     states = (make(len(table), points), make(weights), make(points), make(points), torch.ones(1, dtype=dtype))
     axes: tuple[Free, ...] = (free(3), free(2), free(2), free(2), {})
     names = ["stencil", "weights", "step", "keep", "scale"]
+    down, up = (TableDown, TableUp) if ndim == 3 else (Down, Up)
     # Convolutions over three axes ask whether an axis has length one; their answer is the same either way.
     asked = ndim == 3 and net is not None
     first = ({3 + axis: Dim.AUTO for axis in range(ndim)} if asked else axes[0],)
     return [
         Program(f"{level}_setup", Setup(ndim, table, net), states[:1], first, names[:1], [*names[1:], "coarse"]),
         Program(
-            f"{level}_down", Down(ndim, table, sweeps), (b, *states), (free(2), *axes), ["b", *names], ["x", "coarse"]
+            f"{level}_down", down(ndim, table, sweeps), (b, *states), (free(2), *axes), ["b", *names], ["x", "coarse"]
         ),
         Program(
-            f"{level}_up", Up(ndim, table, sweeps), (b.clone(), b, e, *states), (free(2), free(2), free(1), *axes),
+            f"{level}_up", up(ndim, table, sweeps), (b.clone(), b, e, *states), (free(2), free(2), free(1), *axes),
             ["x", "b", "e", *names], ["x"],
         ),
     ]  # fmt: skip

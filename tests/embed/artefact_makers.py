@@ -17,7 +17,7 @@ PIPELINE = ["sciops/embed/*.py", "tests/embed/artefact_makers.py"]
 HOST = {"artifact", "build", "check", "levels", "onnx", "openfoam_build", "openfoam_cases", "petsc", "petsc_build",
         "preconditioning", "recompile", "scipy", "grid_matrix", "verbs"}  # fmt: skip
 """Files of sciops/embed that change nothing in an artefact."""
-CYCLE = ["multigrid_programs", "interpolation_program", "coarse_program"]
+CYCLE = ["multigrid_programs", "table_programs", "interpolation_program", "coarse_program"]
 SOLVERS = [f"sciops/solvers/{name}*.py" for name in ("operator", "rollout", "training", "checkpoint")]
 SOLVERS += ["sciops/data/normalise.py", "sciops/models/unet.py", "sciops/models/boundary.py", "sciops/models/vcycle.py"]
 METHOD = [f"sciops/numerics/{name}.py" for name in ("differentiable_*", "galerkin", "parity_layout")]
