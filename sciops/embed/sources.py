@@ -1,5 +1,6 @@
 """What can be exported: operators, one-step operators, multigrid and directions, as programs and facts."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,6 +241,28 @@ def solver_source(solver: Any, name: str) -> Source:
 
     def make(dtype: torch.dtype) -> nn.Module:
         return in_precision(Step(module) if step else Solve(module), dtype)
+
+    return Source(manifest, module=make)
+
+
+def converted_source(solver: Any, shape: tuple[int, ...], name: str) -> Source:
+    """A trained `Converted`: the operator that its network becomes, on one grid of `shape` points. Its rules look at
+    the grid, so that every size is an export of its own."""
+    source = solver_source(solver.source, name)
+    manifest, plain = source.manifest, solver.source.module
+    assert manifest.grid is not None
+    if len(shape) != manifest.ndim:
+        raise UsageError(f"{name} is {manifest.ndim}-D; got the shape {shape}, give {manifest.ndim} numbers.")
+    manifest.grid["shape"], n = list(shape), manifest.ndim
+    manifest.shape = {"dynamic": False, "multiple": [1] * n, "remainder": [0] * n, "minimum": list(shape),
+                      "maximum": list(shape)}  # fmt: skip
+    trained = "×".join(map(str, solver.native.shape))
+    manifest.remarks.append(f"Trained on {trained} points and converted by the method '{solver.method}' to this grid.")
+
+    def make(dtype: torch.dtype) -> nn.Module:
+        module = Solve(plain)
+        module.net = copy.deepcopy(solver.operator)
+        return in_precision(module, dtype)
 
     return Source(manifest, module=make)
 

@@ -150,3 +150,30 @@ def test_fourier_layers_compile_at_the_training_size(tmp_path):
         wanted = solver.module(x[None])[0]
     found = Artifact.load(tmp_path / "fno.sciops").solve(x)
     assert float((found - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())
+
+
+def test_converted_networks_compile_for_one_grid_finer_than_that_of_training(tmp_path):
+    from sciops.embed.export import export_source
+    from sciops.embed.sources import converted_source
+    from sciops.solvers.converted import Converted
+
+    net = {"class_path": "sciops.models.unet.UNet", "init_args": {"width": 4, "levels": 2}}
+    solver = Converted(artefact_makers.poisson_solver(net, cases=8), "point")
+    with pytest.raises(UsageError):
+        converted_source(solver, (65,), "converted")
+    export_source(converted_source(solver, (65, 65), "converted"), tmp_path / "fine.sciops", (32,))
+    artifact = Artifact.load(tmp_path / "fine.sciops")
+    x = torch.randn((1, 65, 65), generator=torch.Generator().manual_seed(0))
+    module = solver.source.module
+    with torch.no_grad():
+        wanted = module.decoder.decode(solver.operator(module.encoder.encode(x[None])))[0]
+    inside = (slice(None), slice(1, -1), slice(1, -1))
+    found = artifact.solve(x)
+    assert float((found - wanted)[inside].abs().max()) < 1e-4 * float(wanted.abs().max())
+    coarse = torch.from_numpy(artifact.solve(x.numpy())[:, ::2, ::2])
+    with torch.no_grad():
+        plain = module(x[None, :, ::2, ::2])[0]
+    # Conversion by points: at the points of the training grid the answers are those of the network itself.
+    assert float((coarse - plain).abs().max()) < 1e-4 * float(plain.abs().max())
+    with pytest.raises(UsageError):
+        artifact.solve(np.zeros((1, 33, 33)))
