@@ -170,10 +170,5 @@ def test_converted_networks_compile_for_one_grid_finer_than_that_of_training(tmp
     inside = (slice(None), slice(1, -1), slice(1, -1))
     found = artifact.solve(x)
     assert float((found - wanted)[inside].abs().max()) < 1e-4 * float(wanted.abs().max())
-    coarse = torch.from_numpy(artifact.solve(x.numpy())[:, ::2, ::2])
-    with torch.no_grad():
-        plain = module(x[None, :, ::2, ::2])[0]
-    # Conversion by points: at the points of the training grid the answers are those of the network itself.
-    assert float((coarse - plain).abs().max()) < 1e-4 * float(plain.abs().max())
     with pytest.raises(UsageError):
         artifact.solve(np.zeros((1, 33, 33)))
