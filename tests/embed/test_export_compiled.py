@@ -74,19 +74,26 @@ def test_the_compiled_cycle_is_the_one_of_python(multigrid_2d, shape):
 def test_a_float32_cycle_carries_a_float64_iteration_to_the_end(multigrid_2d):
     matrix = rough_matrix((90, 70), seed=4)
     A = StencilOperator(stencil_from_faces(matrix), (False, False), frozenset({"symmetric", "positive"}))
-    apply = Artifact.load(multigrid_2d).preconditioner(A)
     active = matrix[0] > 0
     b = torch.where(active, torch.ones_like(matrix[0]), 0.0)
-    x, r = torch.zeros_like(b), b.clone()
-    p, rz, steps = None, None, 0
-    while float(r.norm() / b.norm()) > 1e-10 and steps < 60:
-        z = apply(r)
-        new = float((r * z).sum())
-        p = z if p is None else z + new / rz * p
-        q = A.matvec(p[None])[0]
-        alpha = new / float((p * q).sum())
-        x, r, rz, steps = x + alpha * p, r - alpha * q, new, steps + 1
-    assert steps < 40 and float((b - A.matvec(x[None])[0]).norm() / b.norm()) < 1e-9
+
+    def steps(apply) -> int:
+        """Conjugate gradients to 1e-10."""
+        x, r = torch.zeros_like(b), b.clone()
+        p, rz, count = None, None, 0
+        while float(r.norm() / b.norm()) > 1e-10 and count < 150:
+            z = apply(r)
+            new = float((r * z).sum())
+            p = z if p is None else z + new / rz * p
+            q = A.matvec(p[None])[0]
+            alpha = new / float((p * q).sum())
+            x, r, rz, count = x + alpha * p, r - alpha * q, new, count + 1
+        assert float((b - A.matvec(x[None])[0]).norm() / b.norm()) < 1e-9
+        return count
+
+    double = DifferentiableMultigrid(artefact_makers.adviser(2), 1).setup(A)
+    # Coefficients with large jumps, and holes: many steps for either, and rounding of the cycle adds hardly any.
+    assert steps(Artifact.load(multigrid_2d).preconditioner(A)) <= 1.1 * steps(lambda r: double(r[None])[0])
 
 
 def test_multigrid_in_three_dimensions_is_symmetric_and_positive(multigrid_3d):
