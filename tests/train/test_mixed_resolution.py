@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from sciops.cli import main
+from sciops.core.config import build
 from sciops.core.dataset import MemoryDataset
 from sciops.core.errors import UsageError
 from sciops.data.datamodule import OperatorData
@@ -16,6 +18,7 @@ from sciops.data.strided import Strided, with_points
 from sciops.metrics.pointwise import relative_l2
 from sciops.solvers.converted import Converted
 from sciops.solvers.operator import OperatorSolver
+from sciops.solvers.operator_module import OperatorModule
 
 NET = {"class_path": "sciops.models.unet.UNet", "init_args": {"width": 4, "levels": 1}}
 CONFIG = """
@@ -137,3 +140,13 @@ def test_mistakes_are_one_sentence(folder: Path, tmp_path: Path, capsys: pytest.
     bad = config(folder, tmp_path / "bad.yaml", "converted_module.ConvertedModule", more="method: pointwise")
     assert main(bad) == 2
     assert "method must be one of point, lattice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["vorticity_unet", "converted_tuning", "vorticity_mixed"])
+def test_the_configurations_of_vorticity_name_what_exists(name: str) -> None:
+    root = Path(__file__).resolve().parents[2]
+    table = yaml.safe_load((root / "experiments" / "navier_stokes" / f"{name}.yaml").read_text(encoding="utf8"))
+    model = dict(table["model"], init_args={k: v for k, v in table["model"]["init_args"].items() if k != "init_from"})
+    assert isinstance(build(model, OperatorModule), OperatorModule)
+    data = table["data"]["init_args"]
+    assert isinstance(OperatorData(**data), OperatorData) and (root / data["source"]).is_file()
