@@ -136,4 +136,5 @@ def make(name: str, folder: Path, say: Callable[[str], None] = lambda text: None
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # as in the tests, which train the same networks to the same bits
     print(make(sys.argv[1], Path(sys.argv[2]), print))
