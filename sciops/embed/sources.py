@@ -121,7 +121,11 @@ def multigrid_source(net: Any, ndim: int, name: str, settings: dict[str, Any] | 
         )
 
     def programs(dtype: torch.dtype) -> list[Program]:
-        return [p for level, table in tables.items() for p in level_programs(level, table, net, ndim, sweeps, dtype)]
+        # The network too: conditions of 1e5 and more make 1e-3 of what float32 weights round away.
+        adviser = None if net is None else in_precision(net, dtype)
+        return [
+            p for level, table in tables.items() for p in level_programs(level, table, adviser, ndim, sweeps, dtype)
+        ]
 
     return Source(manifest, programs, threads=1)
 
