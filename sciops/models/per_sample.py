@@ -1,6 +1,6 @@
 """Jacobians of point-wise rows with respect to network parameters, one row per point, without loops over points."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
 import torch
@@ -33,24 +33,15 @@ def per_sample_blocks(
 ) -> tuple[list[Float[Tensor, " N"]], list[Blocks]]:
     """The same, without the columns of networks at points that they do not reach (`Windowed`)."""
     parameters = [p for p in trial.parameters() if p.requires_grad]
-    tape = Tape()
-    residuals = list(rows(trial.derivatives(x, request, tape)))
-    recorded = {id(p) for layer in tape.layers for p in (layer.weight, layer.bias) if p is not None}
-    if any(id(p) not in recorded for p in parameters):
-        whole = [Blocks(len(x), [Part(None, 0, _looped(r, parameters))]) for r in residuals]
+    residuals, taken = taped(trial, x, request, rows, parameters)
+    if taken is None:
+        whole = [Blocks(len(x), [Part(None, 0, looped(r, parameters))]) for r in residuals]
         return [r.detach() for r in residuals], whole
-    outputs = [part for layer in tape.layers for part in layer.outputs]
     jacobians = []
-    for k, r in enumerate(residuals):
-        live = [o for o in outputs if o.requires_grad]
-        last = k == len(residuals) - 1
-        slopes = torch.autograd.grad(r.sum(), live, retain_graph=not last, allow_unused=True)
-        adjoints = dict(zip((id(o) for o in live), slopes, strict=True))
+    for r, layers in zip(residuals, taken, strict=True):
         found: dict[int, tuple[Tensor | None, Tensor]] = {}
-        for layer in tape.layers:
-            if not layer.weight.requires_grad and (layer.bias is None or not layer.bias.requires_grad):
-                continue  # frozen, while derivatives behind it pass through
-            for parameter, gradient in _layer(layer, [adjoints.get(id(o)) for o in layer.outputs]):
+        for layer, adjoints in layers:
+            for parameter, gradient in _layer(layer, adjoints):
                 known = found.get(id(parameter))
                 new = (layer.points, gradient.flatten(1).detach())
                 found[id(parameter)] = new if known is None else _added(known, new, len(x))
@@ -58,6 +49,38 @@ def per_sample_blocks(
         columns = [found.get(id(p), (nothing, x.new_zeros(0, p.numel(), dtype=r.dtype))) for p in parameters]
         jacobians.append(Blocks(len(x), _parts(columns)))
     return [r.detach() for r in residuals], jacobians
+
+
+Adjoints = list[tuple[Linear, list[Tensor | None]]]
+"""The layers that are trained, each with the slopes of a residual in its outputs."""
+
+
+def taped(
+    trial: Trial, x: Float[Tensor, "N d"], request: Request, rows: Rows, parameters: Sequence[Tensor]
+) -> tuple[list[Float[Tensor, " N"]], Iterator[Adjoints] | None]:
+    """Residuals with their graph, and the adjoints of each in turn; None where a parameter is in no linear layer."""
+    tape = Tape()
+    residuals = list(rows(trial.derivatives(x, request, tape)))
+    recorded = {id(p) for layer in tape.layers for p in (layer.weight, layer.bias) if p is not None}
+    if any(id(p) not in recorded for p in parameters):
+        return residuals, None
+    return residuals, _adjoints(residuals, tape)
+
+
+def _adjoints(residuals: Sequence[Float[Tensor, " N"]], tape: Tape) -> Iterator[Adjoints]:
+    outputs = [part for layer in tape.layers for part in layer.outputs]
+    live = [o for o in outputs if o.requires_grad]
+    for k, r in enumerate(residuals):
+        last = k == len(residuals) - 1
+        slopes = torch.autograd.grad(r.sum(), live, retain_graph=not last, allow_unused=True)
+        found = dict(zip((id(o) for o in live), slopes, strict=True))
+        # A frozen layer is left out, while derivatives behind it pass through.
+        trained = [
+            layer
+            for layer in tape.layers
+            if layer.weight.requires_grad or (layer.bias is not None and layer.bias.requires_grad)
+        ]
+        yield [(layer, [found.get(id(o)) for o in layer.outputs]) for layer in trained]
 
 
 Column = tuple[Tensor | None, Tensor]
@@ -83,8 +106,10 @@ def _parts(columns: Sequence[Column]) -> list[Part]:
     return parts
 
 
-def _layer(layer: Linear, adjoints: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
-    """Per-sample gradients (N, …) of one layer's weight and bias."""
+def factors(layer: Linear, adjoints: Sequence[Tensor | None]) -> tuple[Tensor, Tensor, Tensor | None] | None:
+    """Adjoints (C, N, out) and inputs (C, N, in), channel by channel, whose outer products add up to the per-sample
+    gradients of a layer's weight, and the adjoint of the value, (N, out), that of its bias; None where no residual
+    reaches the layer."""
     left, right = [], []
     value: Tensor | None = None
     for below, adjoint in zip(layer.inputs, adjoints, strict=True):
@@ -99,8 +124,17 @@ def _layer(layer: Linear, adjoints: Sequence[Tensor | None]) -> list[tuple[Tenso
             left.append(adjoint)
             right.append(below.detach().expand(-1, adjoint.shape[1], -1))
     if not left:
-        return []
+        return None
     outer, inner = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in (left, right))
+    return outer, inner, value
+
+
+def _layer(layer: Linear, adjoints: Sequence[Tensor | None]) -> list[tuple[Tensor, Tensor]]:
+    """Per-sample gradients (N, …) of one layer's weight and bias."""
+    made = factors(layer, adjoints)
+    if made is None:
+        return []
+    outer, inner, value = made
     # (N, out, C) @ (N, C, in): the sum over channels of adjoint ⊗ input.
     found: list[tuple[Tensor, Tensor]] = [(layer.weight, torch.bmm(outer.permute(1, 2, 0), inner.permute(1, 0, 2)))]
     if layer.bias is not None and value is not None:
@@ -108,7 +142,7 @@ def _layer(layer: Linear, adjoints: Sequence[Tensor | None]) -> list[tuple[Tenso
     return found
 
 
-def _looped(r: Float[Tensor, " N"], parameters: Sequence[Tensor]) -> Float[Tensor, "N P"]:
+def looped(r: Float[Tensor, " N"], parameters: Sequence[Tensor]) -> Float[Tensor, "N P"]:
     """One vector–Jacobian product per row, batched."""
     eye = torch.eye(len(r), dtype=r.dtype, device=r.device)
     parts = torch.autograd.grad(

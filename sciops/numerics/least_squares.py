@@ -115,8 +115,31 @@ class Stacked:
             found += pieces if scale == 1 else [(scale * r, J * scale) for r, J in pieces]
         return found
 
+    def linearise(self, theta: Float[Tensor, " P"]) -> Linearisation:
+        """Products with the Jacobians of all parts; a part that offers none has its Jacobian formed."""
+        pieces = [linearised(part, theta) for part in self.parts]
+        sizes = [len(piece.residual) for piece in pieces]
+
+        def forward(V: Tensor) -> Tensor:
+            return torch.cat([s * piece.forward(V) for s, piece in zip(self.scales, pieces, strict=True)])
+
+        def transpose(W: Tensor) -> Tensor:
+            given = zip(self.scales, pieces, W.split(sizes), strict=True)
+            return torch.stack([s * piece.transpose(part) for s, piece, part in given]).sum(0)
+
+        r = torch.cat([s * piece.residual for s, piece in zip(self.scales, pieces, strict=True)])
+        return Linearisation(r, forward, transpose)
+
     def chunks(self, theta: Float[Tensor, " P"]) -> Iterator[tuple[Tensor, Tensor]]:
         for scale, part in zip(self.scales, self.parts, strict=True):
             pieces = part.chunks(theta) if isinstance(part, Chunked) else [part.jacobian(theta)]
             for r, J in pieces:
                 yield (r, J) if scale == 1 else (scale * r, scale * J)
+
+
+def linearised(problem: LeastSquares, theta: Float[Tensor, " P"]) -> Linearisation:
+    """r(θ) with products, by the problem's own or from its Jacobian."""
+    if isinstance(problem, MatrixFree):
+        return problem.linearise(theta)
+    r, J = problem.jacobian(theta)
+    return Linearisation(r, lambda V: J @ V, lambda W: J.T @ W)

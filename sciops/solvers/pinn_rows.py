@@ -11,10 +11,12 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from sciops.core.calculus import Forward, Key, Order, Request, request_of
 from sciops.core.cases import Cases
+from sciops.models.factored import per_sample_products
 from sciops.models.local import Windowed
 from sciops.models.per_sample import per_sample_blocks, per_sample_jacobian
 from sciops.models.trial import Trial
 from sciops.numerics.block_jacobian import Blocks
+from sciops.numerics.least_squares import Linearisation
 
 
 class Sites:
@@ -96,6 +98,11 @@ class ParameterRows(ABC):
         """Pieces of r(θ) and ∂r/∂θ."""
         return [self.jacobian(theta)]
 
+    def linearise(self, theta: Float[Tensor, " P"]) -> Linearisation:
+        """r(θ) and products with ∂r/∂θ; rows that are few keep the matrix."""
+        r, J = self.jacobian(theta)
+        return Linearisation(r, lambda V: J @ V, lambda W: J.T @ W)
+
 
 class TrialRows(ParameterRows):
     """Rows that a trial function makes at points; a LeastSquares over its flat parameters.
@@ -129,6 +136,17 @@ class TrialRows(ParameterRows):
         self._move(theta)
         r, J = per_sample_blocks(self.trial, self.x, self.request, self.scaled)
         return list(zip(r, J, strict=True))
+
+    def linearise(self, theta: Float[Tensor, " P"]) -> Linearisation:
+        """Products from the adjoints and inputs of the layers: ∂r/∂θ is not formed."""
+        self._move(theta)
+        r, J = per_sample_products(self.trial, self.x, self.request, self.scaled)
+
+        def transpose(W: Tensor) -> Tensor:
+            parts = zip(J, W.split(len(self.x)), strict=True)
+            return torch.stack([products.transpose(part) for products, part in parts]).sum(0)
+
+        return Linearisation(torch.cat(r), lambda V: torch.cat([products.forward(V) for products in J]), transpose)
 
     def loss(self) -> Float[Tensor, ""]:
         table = self.trial.derivatives(self.x, self.request)
