@@ -116,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     verb.add_argument("what", choices=("capi", "openfoam", "petsc"), help="the C library, or a plugin that uses it")
     verb.add_argument("--out", type=Path, default=Path("sciops_lib"), help="target folder (default: sciops_lib)")
+    verb.add_argument(
+        "--sources", type=Path, metavar="DIR", help="of openfoam: folder src of its source tree (default: found)"
+    )
     verb.set_defaults(run=_build)
 
     from sciops.embed.verbs import add_verbs
@@ -258,7 +261,7 @@ def _build(options: argparse.Namespace) -> int:
     """Compile against the installed torch: headers into DIR/include, libraries into DIR/lib."""
     from sciops.embed.build import build
 
-    for path in build(options.what, options.out):
+    for path in build(options.what, options.out, options.sources):
         print(path)
     return 0
 

@@ -11,13 +11,20 @@ DEFAULT_OUT = Path("sciops_lib")
 COMMON_FLAGS = ["-O3", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread", "-Wl,--no-undefined"]
 
 
-def build(what: str, out: Path = DEFAULT_OUT) -> list[Path]:
+def build(what: str, out: Path = DEFAULT_OUT, sources: Path | None = None) -> list[Path]:
     """Build `what` (capi, openfoam or petsc) under `out` and return the libraries that were made.
 
-    The plugins need the C library: it is built first where `out` has none.
+    The plugins need the C library: it is built first where `out` has none. `sources`: the folder src of OpenFOAM.
     """
     if what not in ("capi", "openfoam", "petsc"):
         raise UsageError(f"There is nothing called {what!r} to build; choose capi, openfoam or petsc.")
+    if sources is not None and what != "openfoam":
+        raise UsageError(f"--sources is a source tree of OpenFOAM; {what} is built without one, leave it out.")
+    if sources is not None and not (sources / "OpenFOAM").is_dir():
+        raise UsageError(
+            f"{sources} holds no folder OpenFOAM: give the folder src of an OpenFOAM source tree, of the version that "
+            "is installed."
+        )
     if what == "capi":
         return build_capi(out)
     made = [] if (out / "lib" / "libsciops.so").exists() else build_capi(out)
@@ -25,7 +32,7 @@ def build(what: str, out: Path = DEFAULT_OUT) -> list[Path]:
     if what == "openfoam":
         from sciops.embed import openfoam_build
 
-        return [*made, openfoam_build.build(out=lib, library=lib)]
+        return [*made, openfoam_build.build(out=lib, library=lib, sources=sources)]
     from sciops.embed import petsc_build
 
     return [*made, petsc_build.build(out=lib, library=lib)]

@@ -1,6 +1,5 @@
 """`sciops export`: a trained model as a folder that other programs load without Python."""
 
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,15 @@ from sciops.embed.manifest import PRECISIONS, Manifest
 from sciops.embed.shapes import operator_program
 from sciops.embed.sources import Source, find_source
 
-Say = Callable[[str], None]
+Say = Callable[..., None]
+"""(text, share of the expected work that is done, where it is known)."""
+SECONDS = {
+    "multigrid": {2: {"setup": 50, "down": 22, "up": 20}, 3: {"setup": 60, "down": 30, "up": 50}},
+    "direction": {},
+    "operator": {},
+}
+"""CPU seconds that compiling a program took, by kind, axes and part (`checks` of manifests): what to expect."""
+USUAL = 20
 
 
 def export(
@@ -34,7 +41,9 @@ def export(
     name: str | None = None,
     onnx: bool = False,
     overwrite: bool = False,
-    say: Say = lambda text: None,
+    say: Say = lambda text, share=None: None,
+    convert: str | None = None,
+    shape: Sequence[int] | None = None,
 ) -> Manifest:
     """Compile what `run` names into the folder `out` (NAME.sciops); nothing is left behind where that fails.
 
@@ -42,9 +51,11 @@ def export(
     precisions  of the arithmetic: 32, 64 or both; one that the network refuses is left out with a remark
     march       instruction set: by default one that other machines have too; "native" for this one
     onnx        model.onnx besides, where it is exact
+    convert, shape   a method of `Converted` and a grid: what the network becomes there, for that grid alone
     Cost: tens of CPU seconds per program and precision. Needs a C++ compiler; the artefact needs none.
     """
-    return export_source(find_source(run, ndim, name), out, precisions, march, onnx, overwrite, say)
+    source = find_source(run, ndim, name, convert, shape)
+    return export_source(source, out, precisions, march, onnx, overwrite, say)
 
 
 def export_source(
@@ -54,9 +65,9 @@ def export_source(
     march: str | None = None,
     onnx: bool = False,
     overwrite: bool = False,
-    say: Say = lambda text: None,
+    say: Say = lambda text, share=None: None,
 ) -> Manifest:
-    """The same of a model in memory, see `sources.solver_source`."""
+    """The same of a model in memory, see `sources.solver_source`. An interruption leaves what was there before."""
     out = Path(out)
     if not precisions or set(precisions) - set(PRECISIONS):
         raise UsageError(f"precisions are 32 and 64; got {', '.join(map(str, precisions)) or 'none'}.")
@@ -70,26 +81,61 @@ def export_source(
         folder.mkdir()
         made: dict[int, list[Program]] = {}
         seconds: dict[str, float] = {}
-        for bits in sorted(set(precisions)):
+        work = Work(manifest, sorted(set(precisions)), say)
+        for bits in work.precisions:
             programs = _programs(source, bits, bool(made), say)
             if programs is not None:
                 made[bits] = programs
-                manifest.isa = write_package(programs, folder, bits, manifest.march, source.threads, seconds, say)
+                work.announce(programs)
+                manifest.isa = write_package(programs, folder, bits, manifest.march, source.threads, seconds, work)
         manifest.precisions = sorted(made)
         manifest.checks = {"compile_cpu_seconds": seconds}
         if onnx:
             from sciops.embed.onnx import write_onnx
 
+            say("writing model.onnx", 1.0)
             manifest.remarks.append(write_onnx(manifest, made, folder))
         manifest.stamp()
         manifest.write(folder)
-        say("comparing the compiled programs with the model")
+        say("comparing the compiled programs with the model", 1.0)
         manifest.checks |= check(folder, manifest, made)
         manifest.write(folder)
         if out.exists():
-            shutil.rmtree(out) if out.is_dir() else out.unlink()
+            out.rename(Path(scratch) / "old")
         folder.rename(out)
     return manifest
+
+
+class Work:
+    """What is to be compiled and how much of it is done, by the seconds that such programs have taken."""
+
+    def __init__(self, manifest: Manifest, precisions: list[int], say: Say) -> None:
+        self.manifest, self.precisions, self.say = manifest, precisions, say
+        self.total = self.done = 0.0
+
+    def expected(self, program: Program) -> float:
+        return SECONDS[self.manifest.kind].get(self.manifest.ndim, {}).get(program.entry.rpartition("_")[2], USUAL)
+
+    def announce(self, programs: list[Program]) -> None:
+        """Before the first program is compiled: which ones, and how long that takes."""
+        if self.total:
+            return
+        self.total = len(self.precisions) * sum(map(self.expected, programs))
+        names = ", ".join(program.entry for program in programs)
+        kinds = " and ".join(f"float{bits}" for bits in self.precisions)
+        minutes = max(1, round(self.total / 60))
+        count = f"{len(programs)} programs" if len(programs) > 1 else "one program"
+        self.say(
+            f"{count} to compile in {kinds} ({names}): about {minutes} minute{'s' if minutes > 1 else ''} of one core; "
+            "an interruption leaves nothing behind",
+            0.0,
+        )
+
+    def start(self, program: Program, bits: int) -> None:
+        self.say(f"compiling {program.entry} in float{bits}", self.done / self.total if self.total else None)
+
+    def finish(self, program: Program) -> None:
+        self.done += self.expected(program)
 
 
 def _programs(source: Source, bits: int, others: bool, say: Say) -> list[Program] | None:
@@ -108,17 +154,18 @@ def _programs(source: Source, bits: int, others: bool, say: Say) -> list[Program
 
 
 def write_package(
-    programs: list[Program], folder: Path, bits: int, march: str, threads: int, seconds: dict[str, float], say: Say
+    programs: list[Program], folder: Path, bits: int, march: str, threads: int, seconds: dict[str, float], work: Work
 ) -> str:
     """Trace, keep the source of and compile all programs of a precision; the instruction set that was used."""
     files: dict[str, list[Any]] = {}
     for program in programs:
-        say(f"compiling {program.entry} in float{bits}")
+        work.start(program, bits)
         started = cpu_seconds()
         exported = traced(program)
         save_source(exported, folder / f"source.{program.entry}.float{bits}.pt2")
         files[program.entry] = compiled(exported, march, threads)
         seconds[f"{program.entry}.float{bits}"] = round(cpu_seconds() - started, 1)
+        work.finish(program)
     return packaged(folder / f"model.float{bits}.pt2", files)
 
 

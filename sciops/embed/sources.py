@@ -1,7 +1,7 @@
 """What can be exported: operators, one-step operators, multigrid and directions, as programs and facts."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,23 @@ class Source:
     remarks: list[str] = field(default_factory=list)
 
 
-def find_source(run: str | Path, ndim: int | None = None, name: str | None = None) -> Source:
-    """What `run` names: a checkpoint, a folder of one (`Solver.save`, `sciops fit`), or the word multigrid."""
+def find_source(
+    run: str | Path,
+    ndim: int | None = None,
+    name: str | None = None,
+    convert: str | None = None,
+    shape: Sequence[int] | None = None,
+) -> Source:
+    """What `run` names: a checkpoint, a folder of one (`Solver.save`, `sciops fit`), or the word multigrid.
+
+    `convert`: a method of `Converted`; the operator that the network becomes, on a grid of `shape` points.
+    """
+    if (convert is None) != (shape is None):
+        given, wanted = ("a shape", "convert: point, lattice, …") if convert is None else (convert, "shape: 96 96")
+        raise UsageError(f"A network is converted to one grid by a method; got {given} alone, give {wanted} as well.")
     if str(run) == "multigrid" and not Path(run).exists():
+        if convert is not None:
+            raise UsageError("Multigrid takes every grid and needs no conversion; leave convert and shape out.")
         if ndim not in (2, 3):
             raise UsageError(f"`sciops export multigrid` needs --ndim 2 or --ndim 3; got {ndim}.")
         return multigrid_source(None, ndim, name or f"multigrid {ndim}-D")
@@ -49,13 +63,20 @@ def find_source(run: str | Path, ndim: int | None = None, name: str | None = Non
     facts = content[KEY]
     name = name or str(Path(run).resolve().name if Path(run).is_dir() else Path(run).stem)
     kind = facts.get("kind", facts.get("task", "map"))
+    if convert is not None and kind not in ("map", "step"):
+        raise UsageError(f"Operators are converted; {run} holds a model of kind {kind}: leave convert and shape out.")
     if kind == "learned_multigrid":
         net = _network(facts, content["state_dict"], str(run))
         return multigrid_source(net, int(net.ndim), name, content["hyper_parameters"])  # type: ignore[arg-type]
     if kind == "conjugate_directions":
         return direction_source(_network(facts, content["state_dict"], str(run)), name, facts)
     if kind in ("map", "step"):
-        return operator_source(file, content, name)
+        solver = operator_solver(file, content)
+        if convert is None or shape is None:
+            return solver_source(solver, name)
+        from sciops.solvers.converted import Converted
+
+        return converted_source(Converted(solver, convert), shape, name)
     raise UsageError(
         f"{run} holds a model of kind {kind}, which is no function of its inputs alone; operators, one-step operators, "
         "learned multigrid and conjugate directions can be exported."
@@ -121,7 +142,7 @@ def multigrid_source(net: Any, ndim: int, name: str, settings: dict[str, Any] | 
         )
 
     def programs(dtype: torch.dtype) -> list[Program]:
-        # The network too: conditions of 1e5 and more make 1e-3 of what float32 weights round away.
+        # The network too: the condition of a matrix magnifies what float32 arithmetic rounds away.
         adviser = None if net is None else in_precision(net, dtype)
         return [
             p for level, table in tables.items() for p in level_programs(level, table, adviser, ndim, sweeps, dtype)
@@ -185,22 +206,20 @@ def direction_source(net: Any, name: str, facts: dict[str, Any]) -> Source:
     return Source(manifest, programs)
 
 
-def operator_source(file: Path, content: dict[str, Any], name: str) -> Source:
-    """An operator network with its normalisers; a one-step operator says its step."""
+def operator_solver(file: Path, content: dict[str, Any]) -> Any:
+    """The OperatorSolver or Rollout of a checkpoint, with its weights."""
     from sciops.solvers.checkpoint import KEY
     from sciops.solvers.operator import OperatorSolver
     from sciops.solvers.rollout import Rollout
 
     facts = content[KEY]
-    moves = facts.get("task", "map") == "step"
-    if moves:
-        known = {k: v for k, v in content["hyper_parameters"].items() if k not in ("net", "init_from")}
-        _network_named(facts, str(file))
-        solver: OperatorSolver = Rollout(facts["net"], **known)
-        solver.load(file)
-    else:
-        solver = OperatorSolver.from_checkpoint(file)
-    return solver_source(solver, name)
+    if facts.get("task", "map") != "step":
+        return OperatorSolver.from_checkpoint(file)
+    known = {k: v for k, v in content["hyper_parameters"].items() if k not in ("net", "init_from")}
+    _network_named(facts, str(file))
+    solver = Rollout(facts["net"], **known)
+    solver.load(file)
+    return solver
 
 
 def _network_named(facts: dict[str, Any], where: str) -> None:
@@ -249,38 +268,49 @@ def solver_source(solver: Any, name: str) -> Source:
     return Source(manifest, module=make)
 
 
-def converted_source(solver: Any, shape: tuple[int, ...], name: str) -> Source:
+def converted_source(solver: Any, shape: Sequence[int], name: str) -> Source:
     """A trained `Converted`: the operator that its network becomes, on one grid of `shape` points. Its rules look at
     the grid, so that every size is an export of its own."""
-    source = solver_source(solver.source, name)
+    source, shape = solver_source(solver.source, name), list(shape)
     manifest, plain = source.manifest, solver.source.module
     assert manifest.grid is not None
-    if len(shape) != manifest.ndim:
-        raise UsageError(f"{name} is {manifest.ndim}-D; got the shape {shape}, give {manifest.ndim} numbers.")
-    manifest.grid["shape"], n = list(shape), manifest.ndim
-    manifest.shape = {"dynamic": False, "multiple": [1] * n, "remainder": [0] * n, "minimum": list(shape),
-                      "maximum": list(shape)}  # fmt: skip
-    trained = "×".join(map(str, solver.native.shape))
+    n, native = manifest.ndim, list(solver.native.shape)
+    trained = "×".join(map(str, native))
+    if len(shape) != n or min(shape) < 2:
+        got = "×".join(map(str, shape))
+        raise UsageError(f"{name} is {n}-D; got the shape {got}, give {n} numbers of points, 2 or more.")
+    problem = problem_of(plain.facts)
+    reason = None if problem is None else solver.refuses(problem, solver.native)
+    if reason:
+        raise UsageError(f"{name} cannot be converted: {reason.rstrip('.')}.")
+    manifest.grid["shape"] = shape
+    manifest.shape = {"dynamic": False, "multiple": [1] * n, "remainder": [0] * n, "minimum": shape, "maximum": shape}
     manifest.remarks.append(f"Trained on {trained} points and converted by the method '{solver.method}' to this grid.")
 
     def make(dtype: torch.dtype) -> nn.Module:
-        module = Solve(plain)
+        module = Step(plain) if manifest.step else Solve(plain)
         module.net = copy.deepcopy(solver.operator)
         return in_precision(module, dtype)
 
     return Source(manifest, module=make)
 
 
-def solver_problem(facts: dict[str, Any]) -> list[dict[str, str]]:
-    """Names and units of the channels of the problem, where its class is known here."""
+def problem_of(facts: dict[str, Any]) -> Any:
+    """The problem of a training, where its class is known here."""
     from sciops.core.errors import SciopsError
 
     try:
         resolve_class(facts["problem"]["class_path"], trusted=False)
-        problem: Any = build(dict(facts["problem"]), object)
+        return build(dict(facts["problem"]), object)
     except SciopsError:
-        return []
-    return [{"name": c.name, "unit": str(getattr(c, "unit", "") or "")} for c in (*problem.inputs, *problem.outputs)]
+        return None
+
+
+def solver_problem(facts: dict[str, Any]) -> list[dict[str, str]]:
+    """Names and units of its channels."""
+    problem = problem_of(facts)
+    channels = () if problem is None else (*problem.inputs, *problem.outputs)
+    return [{"name": c.name, "unit": str(getattr(c, "unit", "") or "")} for c in channels]
 
 
 def step_inputs(facts: dict[str, Any]) -> list[str]:

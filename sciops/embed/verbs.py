@@ -1,6 +1,7 @@
 """The verbs `export`, `recompile` and `info` on artefacts, as the command line calls them."""
 
 import argparse
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,10 @@ def add_verbs(verbs: Any) -> None:
     verb.add_argument("--march", help="instruction set, for example x86-64-v3 (default there) or native")
     verb.add_argument("--ndim", type=int, help="2 or 3, of an untrained multigrid")
     verb.add_argument("--name", help="name in the manifest (default: that of the run)")
+    verb.add_argument(
+        "--convert", metavar="METHOD", help="of an operator: what it becomes on another grid (point, lattice, …)"
+    )
+    verb.add_argument("--shape", type=int, nargs="+", metavar="N", help="points of that grid along each axis")
     verb.add_argument("--onnx", action="store_true", help="write model.onnx besides, where it is exact")
     verb.add_argument("--overwrite", action="store_true", help="replace an artefact of that name")
     verb.set_defaults(run=_export)
@@ -113,11 +118,15 @@ def _export(options: argparse.Namespace) -> int:
     words = options.precision.split(",")
     if not words or set(words) - {"32", "64"}:
         raise UsageError(f"--precision takes 32, 64 or 32,64; got {options.precision}.")
-    with progress() as say:
-        manifest = export(
-            options.source, options.out, [int(word) for word in words], options.march, options.ndim, options.name,
-            options.onnx, options.overwrite, say,
-        )  # fmt: skip
+    try:
+        with progress() as say:
+            manifest = export(
+                options.source, options.out, [int(word) for word in words], options.march, options.ndim, options.name,
+                options.onnx, options.overwrite, say, options.convert, options.shape,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        print(f"\nInterrupted; {options.out} is as it was before.", file=sys.stderr)
+        return 130
     print(options.out)
     for remark in manifest.remarks:
         print(remark)
@@ -135,13 +144,23 @@ def _recompile(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str], None]]:
-    """A spinner with what is being done, on terminals; elsewhere one line for each."""
+def progress() -> Iterator[Callable[..., None]]:
+    """(text, share of the work that is done or None): a bar with what is being done, on terminals; elsewhere a line
+    for each text. The first text with a share of 0 says what is to come and stays."""
     from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     if not console.is_terminal:
-        yield lambda text: console.print(text, markup=False)
+        yield lambda text, share=None: console.print(text, markup=False)
         return
-    with console.status("reading the model") as status:
-        yield lambda text: status.update(text)
+    columns = (SpinnerColumn(), BarColumn(20), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("reading the model", total=None)
+
+        def say(text: str, share: float | None = None) -> None:
+            if share == 0.0 and bar.tasks[0].total is None:
+                console.print(text, markup=False)
+            bar.update(task, description=text, total=None if share is None else 1.0, completed=share or 0.0)
+
+        yield say

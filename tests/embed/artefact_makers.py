@@ -125,7 +125,7 @@ MAKERS: dict[str, tuple[Callable[[], Source], tuple[int, ...]]] = {
 }
 
 
-def make(name: str, folder: Path, say: Callable[[str], None] = lambda text: None) -> Path:
+def make(name: str, folder: Path, say: Callable[..., None] = lambda text, share=None: None) -> Path:
     """The artefact of this name in `folder`, compiled if it is not there yet."""
     target = folder / f"{name}.sciops"
     if not target.is_dir():
@@ -137,4 +137,4 @@ def make(name: str, folder: Path, say: Callable[[str], None] = lambda text: None
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # as in the tests, which train the same networks to the same bits
-    print(make(sys.argv[1], Path(sys.argv[2]), print))
+    print(make(sys.argv[1], Path(sys.argv[2]), lambda text, share=None: print(text)))

@@ -160,16 +160,14 @@ def test_fourier_layers_compile_at_the_training_size(tmp_path):
 
 
 def test_converted_networks_compile_for_one_grid_finer_than_that_of_training(tmp_path):
-    from sciops.embed.export import export_source
-    from sciops.embed.sources import converted_source
+    from sciops.embed.export import export
     from sciops.solvers.converted import Converted
 
-    net = {"class_path": "sciops.models.unet.UNet", "init_args": {"width": 4, "levels": 2}}
-    solver = Converted(artefact_makers.poisson_solver(net, cases=8), "point")
-    with pytest.raises(UsageError):
-        converted_source(solver, (65,), "converted")
-    export_source(converted_source(solver, (65, 65), "converted"), tmp_path / "fine.sciops", (32,))
+    solver = Converted(artefact_makers.poisson_solver(cases=8), "point")
+    solver.save(tmp_path / "run")
+    export(tmp_path / "run", tmp_path / "fine.sciops", (32,), convert="point", shape=(65, 65))
     artifact = Artifact.load(tmp_path / "fine.sciops")
+    assert artifact.manifest.grid["shape"] == [65, 65] and "33×33" in artifact.manifest.remarks[0]
     x = torch.randn((1, 65, 65), generator=torch.Generator().manual_seed(0))
     module = solver.source.module
     with torch.no_grad():
