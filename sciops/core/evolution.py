@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from time import perf_counter
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,9 @@ from sciops.core.solver import Solution
 
 Step = Callable[[Tensor, float], Tensor]
 """state (n, k, *s), time t ↦ state at t + dt."""
+
+PIECE = 8
+"""Steps between two looks at the clock."""
 
 
 class Evolution(Problem, ABC):
@@ -68,35 +72,58 @@ class Evolution(Problem, ABC):
 
         return repeated
 
-    def evolve(self, cases: Cases, dt: float) -> Solution:
+    def evolve(self, cases: Cases, dt: float, seconds: float | None = None) -> Solution:
         """Frames at `cases.times` with steps of at most dt, shortened so that they end on every frame.
 
         Cases that leave the finite numbers get NONFINITE and advice; the others go on. Stats: `steps`, `dt`.
+        After `seconds` it stops: the frames that it has not reached repeat its last state, and the status is BUDGET.
         Raises UsageError where a time lies before the start.
         """
+        deadline = None if seconds is None else perf_counter() + seconds
         state, t = self.start(cases)
         if min(cases.times) < t - 1e-12:
             raise UsageError(f"Frames are asked at {min(cases.times):g}, before the start at t = {t:g}.")
-        frames, steps, used = [], 0, 0.0
-        kept: tuple[float, int, Step] | None = None
+        frames, steps, used, late = [], 0, 0.0, False
+        size = 0.0
+        kept: dict[int, Step] = {}  # propagators of this step size, by the number of steps
         for end in cases.times:
-            count = max(1, round_up((end - t) / dt)) if end > t + 1e-12 else 0
-            if count:
-                h = (end - t) / count
-                if kept is None or abs(kept[0] - h) > 1e-12 * h or kept[1] != count:
-                    kept = (h, count, self.propagator(cases, h, count))
-                state = kept[2](state, t)
-                steps, t, used = steps + count, end, max(used, h)
+            count = max(1, round_up((end - t) / dt)) if end > t + 1e-12 and not late else 0
+            h = (end - t) / count if count else size
+            if abs(size - h) > 1e-12 * h:
+                size, kept = h, {}
+            done = 0
+            while done < count:
+                if deadline is not None and _past(deadline, state):
+                    late = True
+                    break
+                piece = count if deadline is None else min(PIECE, count - done)
+                if piece not in kept:
+                    kept[piece] = self.propagator(cases, h, piece)
+                state = kept[piece](state, t + done * h)
+                done += piece
+            if done:
+                steps, t, used = steps + done, t + done * h if late else end, max(used, h)
             frames.append(self.frame(cases, state))
         names = tuple(channel.name for channel in self.outputs)
         field = Field(torch.stack(frames, 1), cases.domain, names, cases.times)
-        status = [Status.OK if fine else Status.NONFINITE for fine in field.finite()]
+        good = Status.BUDGET if late else Status.OK
+        status = [good if fine else Status.NONFINITE for fine in field.finite()]
         limit = self.largest_step(cases)
         hint = f"the solution left the finite numbers with dt = {used:g}; " + (
             f"dt ≤ {limit:.3g} is stable here." if limit < used else "take a smaller dt or a finer grid."
         )
-        advice = ["" if s is Status.OK else hint for s in status]
-        return Solution(field, status, {"steps": steps, "dt": used, "advice": advice})
+        hints = {Status.OK: "", Status.NONFINITE: hint, Status.BUDGET: (
+            f"the time budget ended at t = {t:.4g} of {max(cases.times):g}, and later frames repeat that state; raise "
+            "the budget, or take fewer points or longer steps."
+        )}  # fmt: skip
+        return Solution(field, status, {"steps": steps, "dt": used, "advice": [hints[s] for s in status]})
+
+
+def _past(deadline: float, state: Tensor) -> bool:
+    """Whether the time is over; waits for what the device still has to do."""
+    if state.is_cuda:
+        torch.cuda.synchronize(state.device)
+    return perf_counter() > deadline
 
 
 def round_up(x: float) -> int:

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data.distributed import DistributedSampler
 
@@ -76,6 +76,24 @@ class Shuffled(DistributedSampler):
         order = torch.randperm(self.count, generator=generator(case_seed(self.seed, self.epoch, "shuffle")))
         padded = order.repeat(-(-self.total_size // self.count))[: self.total_size]
         return iter(padded[self.rank :: self.num_replicas].tolist())
+
+
+def in_batches(
+    rows: TorchDataset, batch_size: int | None, seed: int, shuffle: bool | Sampler, workers: int = 0
+) -> DataLoader:
+    """Batches of rows that come as whole batches; shuffled, their order follows from (seed, epoch) alone."""
+    sampler = shuffle if isinstance(shuffle, Sampler) else Shuffled(rows, seed) if shuffle else None
+    return DataLoader(
+        rows,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=_as_is,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        # The loader draws a base seed from the global state unless it has a generator of its own.
+        generator=generator(seed),
+    )
 
 
 class OperatorData(LightningDataModule):
@@ -206,34 +224,15 @@ class OperatorData(LightningDataModule):
         return self.test_dataloader()
 
     def _loader(self, split: str, shuffle: bool, workers: int) -> DataLoader:
-        pairs = self.pairs[split]
-        return DataLoader(
-            pairs,
-            batch_size=self.batch_size,
-            sampler=Shuffled(pairs, self.seed) if shuffle else None,
-            num_workers=workers,
-            collate_fn=_as_is,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            # The loader draws a base seed from the global state unless it has a generator of its own.
-            generator=generator(self.seed),
-        )
+        return in_batches(self.pairs[split], self.batch_size, self.seed, shuffle, workers)
 
     def _at_all(self, split: str, shuffle: bool) -> DataLoader | None:
         """Batches on all grids in turn; None where there is one grid."""
         if split not in self.mixed:
             return None
         rows = self.mixed[split]
-        return DataLoader(
-            rows,
-            batch_size=None,  # the sampler names whole batches
-            sampler=Interleaved(rows.sizes, self.batch_size, self.seed, shuffle),
-            num_workers=self.workers,
-            collate_fn=_as_is,
-            persistent_workers=self.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            generator=generator(self.seed),
-        )
+        turns = Interleaved(rows.sizes, self.batch_size, self.seed, shuffle)
+        return in_batches(rows, None, self.seed, turns, self.workers)  # the sampler names whole batches
 
     def _fits(self, dataset: Dataset) -> bool:
         if self.in_memory is not None:

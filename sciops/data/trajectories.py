@@ -10,8 +10,7 @@ from torch.utils.data import Dataset as TorchDataset
 from sciops.core.cases import Cases
 from sciops.core.dataset import Dataset
 from sciops.core.errors import UsageError
-from sciops.core.random import generator
-from sciops.data.datamodule import MEMORY_LIMIT, OperatorData, Shuffled
+from sciops.data.datamodule import MEMORY_LIMIT, OperatorData, in_batches
 from sciops.data.normalise import Kind
 from sciops.data.windows import Windowed, require_finite_frames, trajectory
 
@@ -96,21 +95,6 @@ def fixed_channels(cases: Cases, coefficients: list[str], parameters: list[str])
     return torch.zeros((len(cases), 0, *cases.domain.shape), dtype=cases.dtype, device=cases.device)
 
 
-def window_loader(rows: WindowRows, batch_size: int, seed: int, shuffle: bool, workers: int = 0) -> DataLoader:
-    """Batches whose order follows from (seed, epoch) alone."""
-    return DataLoader(
-        rows,
-        batch_size=batch_size,
-        sampler=Shuffled(rows, seed) if shuffle else None,
-        num_workers=workers,
-        collate_fn=_as_is,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        # The loader draws a base seed from the global state unless it has a generator of its own.
-        generator=generator(seed),
-    )
-
-
 class TrajectoryData(OperatorData):
     """Trajectories of a recipe or files, cut into windows as `RolloutModule` asks.
 
@@ -165,8 +149,4 @@ class TrajectoryData(OperatorData):
         if self.model is None:
             raise UsageError("TrajectoryData serves sciops.solvers.rollout_module.RolloutModule; choose that model.")
         rows = self.model.rows(self.splits[split], training, self.in_memory)
-        return window_loader(rows, self.batch_size, self.seed, training, self.workers)
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
+        return in_batches(rows, self.batch_size, self.seed, training, self.workers)

@@ -39,7 +39,7 @@ class Drift(Metric):
     def distance(self, quantity: Quantity, pred: Field, true: Field) -> Float[Tensor, " n"]:
         """Of one quantity, in float64."""
         start = quantity(true)[:, :1].abs()
-        rounding = 1e-12 * quantity(replace(true, values=true.values.abs()))[:, :1].abs()
+        rounding = 1e-12 * size(quantity, true)[:, :1]
         gap = (quantity(pred) - quantity(true)[:, :1]).abs()
         return torch.where(start <= rounding, gap, gap / start).amax(1)
 
@@ -50,6 +50,11 @@ class Drift(Metric):
         if self.invariant is not None and self.invariant not in names:
             return f"the problem declares the invariants {', '.join(names)}, not {self.invariant}"
         return None
+
+
+def size(quantity: Quantity, field: Field) -> Float[Tensor, "n t"]:
+    """|Q(|y|)|: how large a quantity would be if nothing in it cancelled."""
+    return quantity(replace(field, values=field.values.abs())).abs()
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class DriftFromTruth(Drift):
 
     def distance(self, quantity: Quantity, pred: Field, true: Field) -> Float[Tensor, " n"]:
         known = quantity(true)
-        absolute = quantity(replace(true, values=true.values.abs())).abs().amax(1)
+        absolute = size(quantity, true).amax(1)
         scale = known.abs().amax(1)
         # Stored in float32, a zero mean is one of its roundings.
         scale = torch.where(scale <= 1e-6 * absolute, absolute, scale)

@@ -65,7 +65,7 @@ class ConvLSTM(nn.Module):
     """Reads the frames u_{t−h+1}, …, u_t one by one, oldest first, and answers u_{t+1} from what it remembers.
 
     frames       h; in_channels holds them one after the other, then inputs a that stay the same and are shown at every
-                 step: in_channels = frames · frame_channels + the number of these
+                 step: in_channels = frames · frame_channels + the number of these; `Rollout` fills in what it knows
     out_channels  a multiple of frame_channels; of more than one frame each answer is read as the next frame
     frame_channels  channels of one frame; by default out_channels, that is one frame a call
     width, layers, kernel   channels of the memory, cells on top of each other (each reads the one below)

@@ -69,13 +69,16 @@ def complete(net: Mapping[str, Any] | str, facts: Mapping[str, Any]) -> dict[str
     """The network's class path and arguments with everything that the data determines filled in, unless given.
 
     Recognised constructor arguments: in_channels, out_channels, ndim, bc (one condition per axis), layout, native (the
-    training grid as a table of shape, lower, upper, layout).
+    training grid as a table of shape, lower, upper, layout); of a step in time frames and frame_channels, how many
+    frames come first among the channels and how many channels one has.
     """
     check_net(net)
     net = {"class_path": net} if isinstance(net, str) else net
     given = dict(net.get("init_args") or {})
     accepted = inspect.signature(resolve_class(net["class_path"])).parameters
     derived = {"in_channels": len(facts["kept"]), "out_channels": len(facts["outputs"]), "ndim": len(facts["boundary"])}
+    if "history" in facts and not facts["time_axis"]:
+        derived |= {"frames": facts["history"], "frame_channels": len(facts["outputs"]) // facts["block"]}
     for name, channels in (("in_channels", facts["kept"]), ("out_channels", facts["outputs"])):
         if name in accepted and given.get(name, len(channels)) != len(channels):
             raise UsageError(

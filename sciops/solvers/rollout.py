@@ -120,15 +120,15 @@ class Rollout(OperatorSolver):
         return RolloutModule(self.net_spec, **self.settings)
 
     def _ready(self, train: Dataset, val: Dataset) -> tuple[Any, Any]:
+        from sciops.data.datamodule import in_batches
         from sciops.data.normalise import Normaliser
-        from sciops.data.trajectories import window_loader
         from sciops.solvers.training import Loaders
 
         module = self._module()
         normalisers = (Normaliser(self.normalisers[0]), Normaliser(self.normalisers[1]))
         module.prepare(train, [], *normalisers)
-        first = window_loader(module.rows(train, True), self.batch_size, self.seed, True)
-        second = window_loader(module.rows(val, False), self.batch_size, self.seed, False)
+        first = in_batches(module.rows(train, True), self.batch_size, self.seed, True)
+        second = in_batches(module.rows(val, False), self.batch_size, self.seed, False)
         return module, Loaders(module.facts["coefficients"], first, second, normalisers)
 
     def solve(self, cases: Cases, out: Grid, budget: Budget | None = None) -> Solution:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from time import perf_counter
 from typing import ClassVar
 
 import torch
@@ -35,8 +36,8 @@ class TimeStepper(Solver):
     rungs      (refine, factor of courant, dt and share) of `ladder`
 
     NONFINITE or, where an answer grew a thousandfold beyond the bound of stability, UNRESOLVED, with the step that
-    would have worked; a step that is stable and wrong is not noticed: compare two rungs. A time budget is not kept: an
-    integration has no use before its end.
+    would have worked; a step that is stable and wrong is not noticed: compare two rungs. BUDGET where the time was over
+    before the last frame: later frames repeat the state that was reached.
     Cost: points × steps; memory: a state and the asked frames.
     """
 
@@ -88,11 +89,14 @@ class TimeStepper(Solver):
         return given.resized(sizes)
 
     def solve(self, cases: Cases, out: Grid, budget: Budget | None = None) -> Solution:
+        started = perf_counter()
         # Without seeds nothing is drawn anew: everybody starts from the same given fields.
         own = replace(cases, seeds=None).on(self.grid(cases.domain)).to(dtype=PRECISIONS[self.precision])
         problem = cases.problem
         assert isinstance(problem, Evolution)
-        solution = problem.evolve(own, self.step(own))
+        limit = None if budget is None else budget.seconds
+        dt = self.step(own)
+        solution = problem.evolve(own, dt, None if limit is None else limit - (perf_counter() - started))
         _call_growth(solution, own)
         values = on_grid(solution.field.values, own, out).to(cases.dtype)
         field = Field(values, out, solution.field.channels, solution.field.times)

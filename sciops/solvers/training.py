@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader
 
 from sciops.core.dataset import Dataset
 from sciops.core.errors import UsageError
-from sciops.core.random import generator
-from sciops.data.datamodule import Pairs, Shuffled
+from sciops.data.datamodule import Pairs, in_batches
 from sciops.data.normalise import Kind, Normaliser
 from sciops.solvers.checkpoint import read_checkpoint
 from sciops.solvers.operator_facts import varying_inputs
@@ -115,12 +114,7 @@ def loaders(
     if unknown:
         raise UsageError(f"inputs: the data has channels {', '.join(names)}; got '{unknown[0]}'.")
     pairs = [Pairs(data, [names.index(name) for name in chosen], in_memory=True) for data in (train, valid)]
-    first, second = (
-        DataLoader(
-            p, batch_size, sampler=Shuffled(p, seed) if i == 0 else None, collate_fn=_as_is, generator=generator(seed)
-        )
-        for i, p in enumerate(pairs)
-    )
+    first, second = (in_batches(p, batch_size, seed, shuffle=i == 0) for i, p in enumerate(pairs))
     whole = pairs[0].__getitems__(list(range(len(train))))
     fitted = (Normaliser(kinds[0]).fit(whole["x"]), Normaliser(kinds[1]).fit(whole["y"]))
     return Loaders(chosen, first, second, fitted)
@@ -147,7 +141,3 @@ def affordable(module: Any, data: Loaders, epochs: int, seconds: float, device: 
         # The first step pays for allocations and plans; the optimiser and the loop take about a tenth.
         timed[kind] = 1.1 * min(marks) * len(batches)
     return max(1, min(epochs, int(0.9 * seconds / sum(timed.values()))))
-
-
-def _as_is(batch: Any) -> Any:
-    return batch

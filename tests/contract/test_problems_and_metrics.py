@@ -20,6 +20,7 @@ from sciops.problems.helmholtz_neumann import HelmholtzNeumann
 from sciops.problems.high_contrast import FAMILIES, HighContrast
 from sciops.problems.homogenisation import Homogenisation
 from sciops.problems.minimal_surface import MinimalSurface
+from sciops.problems.navier_stokes import NavierStokes
 from sciops.problems.p_laplace import PLaplace
 from sciops.problems.poisson import Poisson
 from sciops.problems.poisson_boltzmann import PoissonBoltzmann
@@ -60,6 +61,8 @@ PROBLEMS = [
     PoissonBoltzmann(ndim=1, exact_solution="a*sin(pi*x)", parameters={"a": [1, 2]}),
     MinimalSurface(exact_solution="a*x**2*y + x", parameters={"a": [1, 2]}),
     PLaplace(eps=0.1, parameters={"eps": [0.2, 0.3]}),
+    NavierStokes(viscosity=1e-3, frames=2, every=0.25),
+    NavierStokes(viscosity=0.01, forcing=0.0, frames=2, every=0.25, scheme="crank_nicolson"),
     Wave(source="pulse", sides={"x1": "absorbing"}, damping=0.5),
     Wave(layers=3, scheme="fem", density=2.0, frames=8),
 ]

@@ -1,6 +1,7 @@
 """Problems that move: frames, steps, histories."""
 
 from dataclasses import dataclass, replace
+from itertools import count
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from sciops.core.boundary import Boundary
 from sciops.core.cases import Cases
 from sciops.core.errors import UsageError
-from sciops.core.evolution import Evolution, round_up
+from sciops.core.evolution import PIECE, Evolution, round_up
 from sciops.core.field import Field
 from sciops.core.grid import Grid
 from sciops.core.linear import Status
@@ -95,6 +96,28 @@ def test_a_step_that_is_too_long_is_named_with_one_that_works():
     solution = made.problem.evolve(made, 1.0)
     assert set(solution.status) == {Status.NONFINITE}
     assert "dt = 1" in solution.stats["advice"][0] and "0.002 is stable" in solution.stats["advice"][0]
+
+
+def test_a_time_budget_ends_the_steps_and_says_where(monkeypatch):
+    seconds = count()
+    monkeypatch.setattr("sciops.core.evolution.perf_counter", lambda: next(seconds))  # a second passes at every look
+    made = cases((0.0, 0.01, 0.5, 1.0))
+    solution = made.problem.evolve(made, 1e-4, 20.0)
+    assert set(solution.status) == {Status.BUDGET}
+    steps = solution.stats["steps"]
+    assert steps == 100 + 7 * PIECE  # 13 pieces up to the second frame, 7 more
+    values = solution.field.values
+    # What was reached is right, what was not repeats the state at the end.
+    whole = made.problem.evolve(replace(made, times=(0.0, 0.01, steps * 1e-4)), 1e-4).field.values
+    assert torch.allclose(values[:, :2], whole[:, :2], rtol=1e-12)
+    assert torch.allclose(values[:, 2], whole[:, 2], rtol=1e-12) and torch.equal(values[:, 2], values[:, 3])
+    reached = f"ended at t = {steps * 1e-4:.4g} of 1,"
+    assert all(reached in hint and "raise the budget" in hint for hint in solution.stats["advice"])
+    # Nothing is lost where there is time enough, nothing is done where there is none.
+    assert torch.equal(made.problem.evolve(made, 0.01, 60.0).field.values, made.problem.evolve(made, 0.01).field.values)
+    none = made.problem.evolve(made, 0.01, 0.0)
+    assert set(none.status) == {Status.BUDGET} and none.stats["steps"] == 0
+    assert torch.equal(none.field.values, made.inputs.values[:, :1].expand(-1, 4, -1, -1))
 
 
 def test_a_history_of_other_cases_is_refused():

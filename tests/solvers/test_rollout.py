@@ -101,6 +101,20 @@ def test_learning_helps_and_both_errors_are_reported():
     assert float(relative_l2(best, val.truth()).mean()) == pytest.approx(min(curves["val_rel_l2"]), rel=1e-4)
 
 
+@pytest.mark.parametrize("block", [1, 2])
+def test_a_recurrent_network_is_told_which_channels_are_frames(block):
+    """Two frames, then the coefficient and the time: not four frames; compressed as well."""
+    dense = {"class_path": "sciops.models.conv_lstm.ConvLSTM", "init_args": {"width": 4, "layers": 1}}
+    thin = {"class_path": "sciops.models.compressed.network.Compressed", "init_args": {"net": dense, "scheme": "cp"}}
+    for net in (dense, thin):
+        learner = solver(net, epochs=1, time=True, residual=True, block=block)
+        assert learner.refuses(data(0, 6).problem, data(0, 6).grid) is None
+        learner.fit(data(0, 6), data(6, 8))
+        inner = learner.module.net if net is dense else learner.module.net.net
+        assert (inner.frames, inner.frame_channels, inner.fixed, inner.answers) == (2, 1, 2, block)
+        assert learner.solve(data(8, 10).cases(), data(8, 10).grid).ok
+
+
 def gradient(module, batch):
     module.zero_grad()
     module.objective(batch).backward()

@@ -12,6 +12,7 @@ from sciops.core.errors import UsageError
 from sciops.core.grid import Grid
 from sciops.core.linear import Status
 from sciops.core.problem import DataOnly
+from sciops.core.solver import Budget
 from sciops.data.windows import Windowed
 from sciops.metrics.pointwise import relative_l2
 from sciops.problems.poisson import Poisson
@@ -55,6 +56,16 @@ def test_a_step_that_is_too_long_says_which_one_is_not():
     # In double precision the same run ends at 1e183, which is no number to call a success.
     huge = TimeStepper(courant=30.0).solve(data.cases(), data.grid)
     assert set(huge.status) == {Status.UNRESOLVED} and "-fold with dt = 5; dt ≤ 0.185" in huge.stats["advice"][0]
+
+
+def test_a_time_budget_is_kept():
+    data = Windowed(heat(0, 2, n=32, dtype=torch.float64), history=1, horizon=6)
+    late = TimeStepper(dt=1e-4).solve(data.cases(), data.grid, Budget(seconds=0.1))  # 30,000 steps
+    assert set(late.status) == {Status.BUDGET} and late.stats["steps"] < 20000
+    assert "the time budget ended at t = " in late.stats["advice"][0] and late.field.values.isfinite().all()
+    # The answer on another grid, and a budget for tolerance alone, change nothing.
+    assert TimeStepper(refine=0.5).solve(data.cases(), data.grid, Budget(tol=1e-3)).ok
+    assert TimeStepper(refine=0.5).solve(data.cases(), data.grid, Budget(seconds=60.0)).ok
 
 
 def test_ladder_and_refusals():

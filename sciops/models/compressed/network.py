@@ -16,8 +16,8 @@ from sciops.models.compressed.scheme import Rank
 class Compressed(nn.Module):
     """G_θ with every convolution in factored form: `compress` for configuration files.
 
-    net     {class_path, init_args}; in_channels, out_channels, ndim, bc and layout are handed to it where it takes them
-            and init_args do not name them
+    net     {class_path, init_args}; in_channels, out_channels, ndim, bc, layout, frames and frame_channels are handed
+            to it where it takes them and init_args do not name them
     scheme, rank, skip, keep_if_larger   see `compress`; the factors are drawn fresh
 
         net: {class_path: sciops.models.compressed.network.Compressed,
@@ -36,13 +36,22 @@ class Compressed(nn.Module):
         ndim: int = 2,
         bc: str | Sequence[str] = "dirichlet",
         layout: str = "node",
+        frames: int | None = None,
+        frame_channels: int | None = None,
     ):
         super().__init__()
         table: dict[str, Any] = {"class_path": net} if isinstance(net, str) else dict(net)
         if "class_path" not in table:
             raise UsageError(f"net must be a mapping with class_path and init_args; got {net!r}.")
         accepted = inspect.signature(resolve_class(table["class_path"])).parameters
-        facts = {"in_channels": in_channels, "out_channels": out_channels, "ndim": ndim, "bc": bc, "layout": layout}
+        facts: dict[str, Any] = {
+            "in_channels": in_channels,
+            "out_channels": out_channels,
+            "ndim": ndim,
+            "bc": bc,
+            "layout": layout,
+        }
+        facts |= {"frames": frames, "frame_channels": frame_channels}
         given = dict(table.get("init_args") or {})
         table["init_args"] = {k: v for k, v in facts.items() if k in accepted} | given
         dense = build(table, nn.Module)
