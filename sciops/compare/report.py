@@ -40,12 +40,19 @@ def sections(results: Results) -> dict[str, list[Line]]:
     """Title → table, in reading order."""
     found = dict(main_tables(results))
     found["All settings (work–precision)"] = ladder_table(results)
+    found |= elsewhere(results)
+    found["Compatibility"] = matrix_table(results)
+    return {title: lines for title, lines in found.items() if lines}
+
+
+def elsewhere(results: Results) -> dict[str, list[Line]]:
+    """Title → table of what was asked off the training grid and off the training law, where the plan asks for it."""
+    found = {}
     if results.transfer:
         found["Resolution transfer"] = elsewhere_table(results.transfer, results, ratio=False)
     if results.shifts:
         found["Out of distribution (ratio to in-distribution)"] = elsewhere_table(results.shifts, results, ratio=True)
-    found["Compatibility"] = matrix_table(results)
-    return {title: lines for title, lines in found.items() if lines}
+    return found
 
 
 def write(results: Results, test: Dataset, out: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sciops.compare.plan import Contestant, Plan, locate, pick_names
 from sciops.compare.plots import draw_suite, pictures
-from sciops.compare.report import anytime_csv, document, finite_records, machine, page, write
+from sciops.compare.report import anytime_csv, document, elsewhere, finite_records, machine, page, write
 from sciops.compare.results import SCHEMA, Results, Row, write_atomically
 from sciops.compare.run import Comparison, Say, compare
 from sciops.compare.sources import load_splits
@@ -142,7 +142,7 @@ def compatibility(plan: Plan, names: Sequence[str], data: Path, say: Say) -> lis
 
 
 def sections(suite: Suite) -> dict[str, list[Line]]:
-    """Title → table, in reading order; rows are solvers, columns problems."""
+    """Title → table, in reading order; rows are solvers, columns problems, or the grids and laws of one problem."""
     headline = suite.plan.headline
     found = {
         f"Error ({headline})": _error_table(suite),
@@ -153,6 +153,8 @@ def sections(suite: Suite) -> dict[str, list[Line]]:
     for metric in suite.plan.metrics:
         if metric != headline and named(metric).needs_std:
             found[metric] = _grid(suite, lambda rows, _, metric=metric: _value(rows, metric))  # type: ignore[misc]
+    for name, results in suite.found.items():
+        found |= {f"{title}: {name}": lines for title, lines in elsewhere(results).items()}
     found["Not solved, and why"] = _reasons(suite)
     found[SILENT] = _silent(suite)
     found["Problems"] = suite.problems

@@ -1,5 +1,6 @@
 import csv
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,25 @@ def test_one_name_may_have_other_settings_on_other_problems(tmp_path, polynomial
     suite, _ = run(suite_of(tmp_path, split), tmp_path)
     (line,) = sections(suite)["Points used"]
     assert (line["smooth"], line["wavy"]) == ("48", "24")
+
+
+def test_other_grids_have_a_table_for_each_problem_on_screen_and_on_paper(tmp_path, monkeypatch, capsys):
+    suite_of(tmp_path, [DIRECT], transfer={"factors": [0.5, 1, 2], "cases": 1})
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "two.yaml", "--out", "found"]) == 0
+    shown, paper = capsys.readouterr().out, (tmp_path / "found" / "table.md").read_text()
+    for name in ("smooth", "wavy"):
+        assert f"Resolution transfer: {name}" in shown
+        own = (tmp_path / "found" / name / "table.md").read_text().split("## Resolution transfer")[1].split("##")[0]
+        assert f"## Resolution transfer: {name}\n\n{own.strip()}" in paper
+        rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in own.split("\n") if row.startswith("|")]
+        titles, line = rows[0], next(row for row in rows if row[0] == "differences")
+        assert titles == ["solver", "grid ×0.5 (33 node)", "grid ×1 (65 node)", "grid ×2 (129 node)"]
+        assert all(cell in shown for cell in line)
+        errors = [float(cell) for cell in line[1:]]
+        # The scheme has order two: where the waves are long, every grid has a quarter of the error of the one before.
+        assert name == "wavy" or all(b == pytest.approx(a / 4, rel=0.02) for a, b in pairwise(errors)), errors
+        assert errors == sorted(errors, reverse=True)
 
 
 def test_missing_files_and_empty_fields_are_told_before_anything_runs(tmp_path, polynomials):
