@@ -223,6 +223,42 @@ def trained(net: nn.Module | None = None, **options: object) -> ConjugateDirecti
     return solver
 
 
+class Improved(nn.Module):
+    """r plus what an untrained network makes of it: nonlinear, and a direction that is worth a step."""
+
+    ndim = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = DCDM(2, [1, 1, 1], 8)
+
+    def forward(self, r: Tensor, active: Tensor | None = None) -> Tensor:
+        f: Tensor = self.net(r, active)
+        return r + 0.5 * f * (r.norm() / f.norm())
+
+
+@pytest.mark.parametrize("window", [0, 2])
+def test_the_published_loop_written_out_takes_the_same_steps(window: int) -> None:
+    """Raw q in every product of the orthogonalisation, the true residual after every step, no guard."""
+    torch.manual_seed(0)
+    net, A = Improved().requires_grad_(False), box_operator((24, 24))
+    b = torch.randn((1, 24, 24), generator=generator(), dtype=torch.float64)
+    solver = FlexibleCG(preconditioner=NetworkPreconditioner(net), window=window)
+    found = solver.solve(solver.setup(A), b, tol=0.0, maxiter=25)
+    x, r, kept, history = torch.zeros_like(b), b, [], [1.0]
+    for _ in range(25):
+        f = net((r / r.norm()).float()[:, None])[:, 0].double()
+        q = f - sum((f * ap).sum() / a * p for p, ap, a in kept[len(kept) - window :])
+        w = A.matvec(q)
+        x = x + (q * r).sum() / (q * w).sum() * q
+        r = b - A.matvec(x)
+        kept.append((q, w, (q * w).sum()))
+        history.append(float(r.norm() / b.norm()))
+    assert history[-1] < 0.1
+    assert found.history[:, 0].tolist() == pytest.approx(history, rel=1e-3)
+    assert int(found.stats["fallbacks"][0]) == 0
+
+
 def test_solves_to_the_tolerance_with_any_network_and_masks_its_junk() -> None:
     A = with_solid(8)
     b = torch.randn((1, 8, 8), generator=generator(), dtype=torch.float64)

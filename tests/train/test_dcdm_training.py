@@ -142,6 +142,21 @@ def test_published_route_and_its_missing_solution(tmp_path: Path, capsys: pytest
     assert "EnergyContraction needs x" in capsys.readouterr().err
 
 
+def test_the_recipe_in_three_dimensions_trains_and_solves(tmp_path: Path) -> None:
+    """The published network (97,216 weights without biases), six steps on small cubes."""
+    recipe = Path(__file__).parents[2] / "experiments" / "pressure" / "dcdm_3d.yaml"
+    small = ("--trainer.max_epochs", "1", "--data.init_args.shape", "[8, 8, 8]", "--data.init_args.steps", "6")
+    assert fit(tmp_path, str(recipe), *small, "--data.init_args.valid", "10") == 0
+    assert column(tmp_path / "tiny", "val_loss")[0] < 0.6  # 1 is the loss of no step at all
+    solver = ConjugateDirections.from_checkpoint(tmp_path / "tiny" / "checkpoints" / "best.ckpt")
+    assert solver.parameters() == 97_216
+    A = box_operator((10, 9, 8))  # another size than in training
+    b = torch.randn((1, 10, 9, 8), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    answer = solver.linear_solver().solve(solver.linear_solver().setup(A), b, tol=1e-2)
+    assert answer.status == [Status.OK] and int(answer.stats["fallbacks"][0]) == 0
+    assert float((b - A.matvec(answer.x)).norm()) <= 1e-2 * float(b.norm())
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
