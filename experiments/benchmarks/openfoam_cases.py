@@ -8,6 +8,11 @@ backward-facing step (simpleFoam, stretched curvilinear blocks). Needs the packa
 
     sciops build openfoam
     OMP_NUM_THREADS=1 python experiments/benchmarks/openfoam_cases.py MODEL.sciops --library sciops_lib/lib
+
+What the advice of a network adds to the operator-dependent cycle: the same cycle without one as a further row.
+
+    sciops export multigrid --ndim 2 --precision 32 --out plain.sciops
+    OMP_NUM_THREADS=1 python experiments/benchmarks/openfoam_cases.py MODEL.sciops --beside plain.sciops
 """
 
 import argparse
@@ -41,11 +46,15 @@ def cases(names: list[str], quick: bool) -> dict[str, tuple[Maker, str]]:
     return {name: every[name] for name in names or every}
 
 
-def methods(artefact: Path | None, direction: Path | None, precision: int, native_only: bool) -> dict[str, str]:
+def methods(
+    artefact: Path | None, beside: list[Path], direction: Path | None, precision: int, native_only: bool
+) -> dict[str, str]:
     rows = {"PCG-DIC": openfoam.DIC, "GAMG": openfoam.GAMG}
     if native_only:
         return rows
     more = f"precision {precision}; "
+    for other in beside:
+        rows[f"PCG sciops, {other.stem}"] = openfoam.preconditioner(other.resolve(), more)
     if artefact is not None:
         rows["PCG sciops"] = openfoam.preconditioner(artefact.resolve(), more)
         rows["PCG sciops, reuse 0.1"] = openfoam.preconditioner(artefact.resolve(), more + "reuse 0.1;")
@@ -58,6 +67,9 @@ def methods(artefact: Path | None, direction: Path | None, precision: int, nativ
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("artefact", type=Path, nargs="?", help="a multigrid artefact, NAME.sciops")
+    parser.add_argument(
+        "--beside", type=Path, nargs="*", default=[], metavar="OTHER.sciops", help="multigrid artefacts to compare with"
+    )
     parser.add_argument("--direction", type=Path, help="a direction artefact, NAME.sciops")
     parser.add_argument("--library", type=Path, default=Path("sciops_lib/lib"), help="folder of libsciopsFoam.so")
     parser.add_argument("--cases", nargs="*", default=[], metavar="NAME", help="some of the cases")
@@ -68,7 +80,7 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="rows for a document")
     options = parser.parse_args()
     plugin = options.library.resolve()
-    rows = methods(options.artefact, options.direction, options.precision, options.native_only)
+    rows = methods(options.artefact, options.beside, options.direction, options.precision, options.native_only)
     if not options.native_only and not (plugin / "libsciopsFoam.so").exists():
         raise SystemExit(f"There is no libsciopsFoam.so in {plugin}: run `sciops build openfoam` or give --library.")
 

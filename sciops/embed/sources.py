@@ -106,15 +106,18 @@ def _network(facts: dict[str, Any], state: dict[str, Tensor], where: str) -> nn.
     return net.eval()
 
 
-def multigrid_source(net: Any, ndim: int, name: str, settings: dict[str, Any] | None = None) -> Source:
-    """Black-box multigrid with the advice of `net`, or plain without one."""
+def multigrid_source(
+    net: Any, ndim: int, name: str, settings: dict[str, Any] | None = None, finest: bool = True
+) -> Source:
+    """Black-box multigrid with the advice of `net`, or plain without one. Without programs of its own for the `finest`
+    level, that one takes those of all levels: more memory traffic, half the compilation."""
     from sciops.models.learned_multigrid import StencilAdviser
 
     if net is not None and not isinstance(net, StencilAdviser):
         raise UsageError(f"Multigrid is exported with a StencilAdviser; this run has a {type(net).__name__}.")
     settings = settings or {}
     sweeps = int(settings.get("sweeps", 1))
-    tables = {"finest": face_offsets(ndim), "level": offsets(ndim)}
+    tables = ({"finest": face_offsets(ndim)} if finest else {}) | {"level": offsets(ndim)}
     entries: dict[str, dict[str, list[str]]] = {}
     states = ["stencil", "weights", "step", "keep", "scale"]
     for level in tables:

@@ -118,6 +118,7 @@ def direction() -> Source:
 
 MAKERS: dict[str, tuple[Callable[[], Source], tuple[int, ...]]] = {
     "multigrid_2d": (lambda: multigrid_source(adviser(2), 2, "multigrid 2-D"), (32,)),
+    "multigrid_double": (lambda: multigrid_source(adviser(2), 2, "multigrid 2-D", finest=False), (64,)),
     "multigrid_3d": (lambda: multigrid_source(None, 3, "multigrid 3-D"), (32,)),
     "direction_2d": (direction, (32,)),
     "operator_2d": (lambda: solver_source(poisson_solver(), "operator 2-D"), (32, 64)),

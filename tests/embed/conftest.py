@@ -40,6 +40,12 @@ def multigrid_2d(artefacts) -> Path:
 
 
 @pytest.fixture(scope="session")
+def multigrid_double(artefacts) -> Path:
+    """In float64 alone, with one set of programs for all levels."""
+    return artefact("multigrid_double", artefacts)
+
+
+@pytest.fixture(scope="session")
 def multigrid_3d(artefacts) -> Path:
     return artefact("multigrid_3d", artefacts)
 

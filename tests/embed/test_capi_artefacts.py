@@ -42,6 +42,18 @@ def test_multigrid_is_that_of_python(c: Library, multigrid_2d: Path, shape: tupl
         assert np.abs(z - expected).max() < ROUNDING[bits] * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("shape", [(33, 47), (9, 9), (130, 1)])
+def test_multigrid_in_double_precision_is_that_of_python(
+    c: Library, multigrid_double: Path, shape: tuple[int, int]
+) -> None:
+    matrix, r = rough(*shape), np.random.default_rng(1).standard_normal(shape)
+    expected = Artifact.load(multigrid_double).preconditioner(matrix)(r)
+    with c.load(multigrid_double) as model, model.setup(matrix) as f:
+        z = f(r)
+    # Cholesky factors of the coarsest matrix, of condition 1e6 here, come from other routines
+    assert np.abs(z - expected).max() < 1e-9 * np.abs(expected).max()
+
+
 def test_multigrid_in_three_dimensions(c: Library, multigrid_3d: Path) -> None:
     shape = (12, 9, 14)
     matrix, r = rough(*shape), np.random.default_rng(2).standard_normal(shape)
