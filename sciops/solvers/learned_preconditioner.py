@@ -80,7 +80,7 @@ class LearnedPreconditioner(Assisted):
 
     def solve_cases(self, state: Any, cases: Cases, b: Tensor, tol: float, maxiter: int) -> LinearSolution:
         self._check_forcing()
-        forward = self._map(cases)
+        forward = self._map(cases, state.unknowns.mask)
         apply = Apply(lambda r: self._smoothed(state.unknowns, forward(r).to(r), r))
         x0 = None
         if self.warm:
@@ -100,14 +100,16 @@ class LearnedPreconditioner(Assisted):
                 "residual can be put in its place; train it on cases whose forcing varies, or use Warm."
             )
 
-    def _map(self, cases: Cases) -> Any:
-        """r ↦ z at the unknowns."""
+    def _map(self, cases: Cases, mask: Tensor | None) -> Any:
+        """r ↦ z at the unknowns; `mask` says which cells have a row."""
         problem, grid = cases.problem, cases.domain
         bare = replace(cases, boundary={}, seeds=None)
         column = cases.inputs.channels.index(self.forcing)
         level = _rms(cases.inputs.values[:, 0, column])
         zero, one = (problem.right_hand_side(self._with(bare, column, value)) for value in (0.0, 1.0))
         gain = one - zero
+        if mask is not None:
+            gain = torch.where(mask, gain, 1.0)  # in solid cells the residual is zero, whatever the forcing
         if bool((gain == 0).any()):
             raise UsageError(
                 f"The right-hand side of {type(problem).__name__} does not depend on {self.forcing} at every point, so "

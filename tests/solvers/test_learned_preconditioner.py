@@ -13,10 +13,12 @@ from sciops.core.linear import Status
 from sciops.core.solver import Budget, Solution, Solver
 from sciops.problems.darcy import Darcy
 from sciops.problems.poisson import Poisson
+from sciops.problems.pressure import Pressure
 from sciops.solvers.discrete import Discrete
 from sciops.solvers.learned_preconditioner import LearnedPreconditioner
 from sciops.solvers.multigrid_cg import MultigridCG
 from sciops.solvers.operator import OperatorSolver
+from sciops.solvers.sparse_direct import SparseDirect
 
 NET = {
     "class_path": "sciops.models.mgno.MgNO",
@@ -46,6 +48,20 @@ def test_an_exact_operator_needs_one_step(name: str) -> None:
     assert found.stats["fallbacks"].tolist() == [0, 0]
     expected = MultigridCG(tol=1e-11).solve(cases, grid).field.values
     assert float((found.field.values - expected).abs().max()) < 1e-6 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("scene", ["random_solids", "moving_solids"])
+def test_cells_without_a_row_do_not_count(scene: str) -> None:
+    """Around solids the matrix has zero rows, where no forcing can enter; an exact operator still needs one step."""
+    problem, grid = Pressure(scene=scene), Grid.box((20, 20), layout="cell")
+    cases = problem.sample([0, 1], grid)
+    A, b = problem.system(cases)
+    assert not bool((A.diagonal() > 0).all())
+    found = LearnedPreconditioner(SparseDirect(), sweeps=0).solve(cases, grid)
+    assert found.status == [Status.OK] * 2
+    assert found.stats["iterations"].tolist() == [1, 1]
+    assert found.stats["fallbacks"].tolist() == [0, 0]
+    assert float((A.matvec(found.field.values[:, 0, 0]) - A.project(b)).norm()) <= 1e-7 * float(b.norm())
 
 
 def test_the_contract_of_solvers_is_kept() -> None:
