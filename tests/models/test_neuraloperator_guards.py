@@ -120,8 +120,8 @@ def test_local_operators_of_the_library_keep_their_pixels() -> None:
     from neuralop.models.local_no import LocalNO
 
     torch.manual_seed(1)
-    options: dict[str, Any] = {"n_layers": 1, "diff_layers": False, "radius_cutoff": 0.1}
-    net = LocalNO((8, 8), 1, 1, 8, (64, 64), **options)
+    options: dict[str, Any] = {"n_layers": 1, "radius_cutoff": 0.1}
+    net = LocalNO((8, 8), 1, 1, 8, (64, 64), diff_layers=False, **options)
     drift = local_drift(net)
     defect(drift[1] > 0.5 * drift[0] and drift[0] > 0.01, "D3, local kernels of a fixed number of points,")
     made = LocalNO((8, 8), 1, 1, 8, (64, 64), preactivation=True, **options)
