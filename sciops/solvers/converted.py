@@ -1,5 +1,6 @@
 """A network trained on one grid, asked on others: converted to an operator, between interpolations, or as it is."""
 
+import copy
 import hashlib
 import json
 from abc import abstractmethod
@@ -11,7 +12,7 @@ from typing import Any, Literal, cast, get_args
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sciops.core.cases import Cases
 from sciops.core.dataset import Dataset
@@ -22,6 +23,7 @@ from sciops.core.interpolate import Rule, resample
 from sciops.core.linear import Status
 from sciops.core.problem import Problem
 from sciops.core.solver import Budget, FitReport, Solution, Solver, checked
+from sciops.models.conversion.layout import ConversionError
 from sciops.models.conversion.operator import METHODS, NeuralOperatorModule, to_neural_operator
 from sciops.solvers.operator import OperatorSolver
 from sciops.solvers.warm import built
@@ -133,7 +135,8 @@ class Converted(FromSource):
             answers of the source to the bit; `point` and `lattice` give them at its points on every refinement.
 
     Normalisers with one number per channel are kept. Refuses those with one per grid point (their grid is the training
-    grid), compiled networks, convolutions over time, and what the method has no rule for. Inputs are taken on the asked
+    grid), compiled networks, convolutions over time, and, before it is trained, a network that the method has no rule
+    for: `fit` raises the ConversionError of a dry run of the untrained one. Inputs are taken on the asked
     grid; if they live on another one, the answer is interpolated as in OperatorSolver. `operator.report` says which
     rule each layer followed in the last call off the training grid. Cost: `sciops.models.conversion.operator`.
     Berner et al., "Principled approaches for extending neural architectures to function spaces", 2025.
@@ -161,9 +164,7 @@ class Converted(FromSource):
         """The operator; it shares its weights with the network of the source."""
         grid, net = self.native, self.source.module.net
         if self._operator is None or self._operator.source is not net:
-            self._operator = to_neural_operator(
-                net, grid.shape, list(zip(grid.lower, grid.upper, strict=True)), kinds(grid), self.method
-            )
+            self._operator = converted(net, grid, self.method)
         return self._operator
 
     def refuses(self, problem: Problem, grid: Grid) -> str | None:
@@ -182,6 +183,25 @@ class Converted(FromSource):
         if settings.get("time_axis"):
             return "convolutions over time have another refinement than those over space; set time_axis: false"
         return None
+
+    def fit(self, train: Dataset, val: Dataset, budget: Budget | None = None) -> FitReport:
+        """As for the others; a network without a conversion is refused before any time goes into its training."""
+        reason = self.refuses(train.problem, train.grid)
+        if reason:
+            raise ConversionError(f"{self.name} was not trained: {reason.rstrip('.')}.")
+        self._try(train, val)
+        return super().fit(train, val, budget)
+
+    def _try(self, train: Dataset, val: Dataset) -> None:
+        """Convert a copy of the network with the weights that it starts from, and run it once on a finer grid."""
+        from sciops.solvers.operator_facts import dtype_of
+        from sciops.solvers.training import quiet
+
+        with torch.random.fork_rng(), quiet():
+            module, _ = copy.deepcopy(self.source)._ready(train, val)
+        net = module.net.eval()
+        channels = len(module.seen(module.facts)["kept"])
+        converted(net, module.grid, self.method, torch.zeros((1, channels, *module.grid.shape), dtype=dtype_of(net)))
 
     def input_grid(self, stored: Grid, out: Grid) -> Grid:
         return out if self.source.module is not None and out.layout == self.native.layout else stored
@@ -256,6 +276,12 @@ class Interpolated(FromSource):
         u = solution.field
         field = Field(moved(u.values, native, out, rule), out, u.channels, u.times)
         return checked(replace(solution, field=field))
+
+
+def converted(net: nn.Module, grid: Grid, method: str, example: Tensor | None = None) -> NeuralOperatorModule:
+    """A network of a grid as an operator on its box."""
+    ends = list(zip(grid.lower, grid.upper, strict=True))
+    return to_neural_operator(net, grid.shape, ends, kinds(grid), method, example=example)
 
 
 def kinds(grid: Grid) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from sciops.models.conversion.operator import NeuralOperatorModule, to_neural_operator
-from sciops.solvers.converted import kinds
+from sciops.models.conversion.operator import NeuralOperatorModule
+from sciops.solvers.converted import converted
 from sciops.solvers.operator_module import OperatorModule
 
 
@@ -32,10 +32,8 @@ class ConvertedModule(OperatorModule):
     def _build(self, facts: dict[str, Any], spec: Mapping[str, Any] | None) -> None:
         super()._build(facts, None if spec is None else dict(spec))
         assert self.net is not None
-        grid = self.grid
-        ends = list(zip(grid.lower, grid.upper, strict=True))
         # In a tuple, so that the weights are not listed, saved and loaded a second time.
-        self._operator = (to_neural_operator(self.net, grid.shape, ends, kinds(grid), self.hparams["method"]),)
+        self._operator = (converted(self.net, self.grid, self.hparams["method"]),)
 
     def train(self, mode: bool = True) -> "ConvertedModule":
         super().train(mode)

@@ -3,18 +3,21 @@
 import importlib.util
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from sciops.core.dataset import MemoryDataset
 from sciops.core.errors import UsageError
 from sciops.core.field import Field
 from sciops.core.grid import Grid
-from sciops.core.solver import Budget, Solver
+from sciops.core.solver import Budget, FitReport, Solver
 from sciops.data.windows import Windowed
+from sciops.models.conversion.layout import ConversionError
 from sciops.problems.darcy import Darcy
 from sciops.problems.navier_stokes import NavierStokes
 from sciops.problems.poisson import Poisson
@@ -128,23 +131,25 @@ def test_one_training_serves_all_in_a_comparison(tmp_path: Path, monkeypatch: py
     made[1].fit(train, valid, budget)
     assert len(fits) == 3
     # Other data, another time limit: another training.
-    Converted(SOURCE).fit(train, valid, budget)  # without a folder nothing is shared
+    alone = Converted(SOURCE)
+    alone.fit(train, valid, budget)  # without a folder nothing is shared
+    assert torch.equal(alone.solve(cases, cases.domain).field.values, first)
     assert made[0]._shared(train, valid, Budget(seconds=30.0)) != made[0]._shared(train, valid, budget)
     assert made[0]._shared(valid, train, budget) != made[0]._shared(train, valid, budget)
 
 
+def trajectories(seeds: list[int], n: int = 16) -> Windowed:
+    problem, grid = NavierStokes(viscosity=1e-2, frames=2, every=0.1, sigma=5.0), Grid.box(n, ndim=2, layout="periodic")
+    cases = problem.sample(seeds, grid)
+    return Windowed(MemoryDataset(cases, problem.reference(cases).field), 1, 2)
+
+
 def test_trajectories_are_rolled_out_through_the_converted_step() -> None:
-    problem = NavierStokes(viscosity=1e-2, frames=2, every=0.1, sigma=5.0)
-    grid = Grid.box(16, ndim=2, layout="periodic")
-
-    def data(seeds: list[int], grid: Grid) -> Windowed:
-        cases = problem.sample(seeds, grid)
-        return Windowed(MemoryDataset(cases, problem.reference(cases).field), 1, 2)
-
-    train, valid = data([1, 2, 3, 4], grid), data([5, 6], grid)
+    train, valid = trajectories([1, 2, 3, 4]), trajectories([5, 6])
+    grid = train.grid
     source = Rollout(NET, epochs=1, batch_size=4, device="cpu")
     source.fit(train, valid)
-    fine = data([7], grid.refined(2)).cases()
+    fine = trajectories([7], 32).cases()
     native = replace(
         fine,
         domain=grid,
@@ -174,6 +179,43 @@ def test_trajectories_are_rolled_out_through_the_converted_step() -> None:
 def test_refusals_say_what_would_make_it_a_yes(solver: Solver, problem: Darcy, words: str) -> None:
     reason = solver.refuses(problem, Grid.box(17, ndim=2))
     assert reason is not None and words in reason
+
+
+class Sorted(nn.Module):
+    """Learns like any other network, and counts grid points."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + x.sort(dim=-1).values
+
+
+@pytest.mark.parametrize(
+    ("source", "method", "words"),
+    [
+        (lambda: OperatorSolver(Sorted(), epochs=1, device="cpu"), "point", r"\(top level\): sort orders or counts"),
+        (lambda: Rollout(Sorted(), epochs=1, device="cpu"), "integral", r"\(top level\): sort orders or counts"),
+        (lambda: OperatorSolver(NET, compile=True), "point", "not trained: a compiled network.*set compile: false"),
+    ],
+    ids=["steady", "step", "compiled"],
+)
+def test_what_cannot_be_converted_is_not_trained(
+    source: Callable[[], OperatorSolver], method: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits = []
+    monkeypatch.setattr(OperatorSolver, "fit", lambda self, *a: fits.append(1) or FitReport(seconds=0.0, steps=0))
+    made = source()
+    data = trajectories([1, 2]) if isinstance(made, Rollout) else dataset(0, 4)
+    before = [p.clone() for p in made.net_spec.parameters()] if isinstance(made.net_spec, nn.Module) else []
+    with pytest.raises(ConversionError, match=words):
+        Converted(made, method).fit(data, data)
+    assert not fits and made.module is None
+    assert all(torch.equal(a, b) for a, b in zip(before, made.net_spec.parameters(), strict=True)) if before else True
+    if method == "point" and before:  # the lattice asks nothing of a network
+        Converted(made, "lattice").fit(data, data)
+        assert fits == [1]
 
 
 def test_mistakes_are_one_sentence(trained: OperatorSolver) -> None:
