@@ -119,8 +119,8 @@ class OperatorSolver(Solver):
             return str(error).rstrip(".")
 
     def fit(self, train: Dataset, val: Dataset, budget: Budget | None = None) -> FitReport:
-        """Train within `budget.seconds`: where the epochs do not fit, a few timed steps decide how many do, so that the
-        learning-rate schedule comes to its end."""
+        """Train within `budget.seconds`: where the epochs do not fit, a few timed steps decide how many epochs, all
+        somewhat shorter, do, so that the learning-rate schedule comes to its end."""
         import lightning.pytorch as pl
         from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
@@ -133,8 +133,11 @@ class OperatorSolver(Solver):
         with tempfile.TemporaryDirectory() as scratch, torch.random.fork_rng(), quiet():
             module, data = self._ready(train, val)
             left = seconds - (time.perf_counter() - started)
-            epochs = resume[KEY]["epochs"] if resume else affordable(module, data, self.epochs, left, self.device)
-            module.facts["epochs"] = epochs
+            if resume:
+                epochs, batches = resume[KEY]["epochs"], resume[KEY].get("batches", len(data.train))
+            else:
+                epochs, batches = affordable(module, data, self.epochs, left, self.device)
+            module.facts |= {"epochs": epochs, "batches": batches}
             limit, curves = TimeLimit(seconds, started), Curves()
             keeper = ModelCheckpoint(
                 dirpath=self.workdir or scratch, filename="best", monitor="val_rel_l2", save_last=True,
@@ -142,7 +145,8 @@ class OperatorSolver(Solver):
             )  # fmt: skip
             terminal = sys.stderr.isatty()
             trainer = pl.Trainer(
-                max_epochs=epochs, accelerator=self.device, devices=1, precision=self.precision,  # type: ignore[arg-type]
+                max_epochs=epochs, limit_train_batches=batches, accelerator=self.device, devices=1,
+                precision=self.precision,  # type: ignore[arg-type]
                 callbacks=[limit, curves, keeper, *([RichProgressBar(leave=False)] if terminal else [])],
                 logger=False, enable_progress_bar=terminal, enable_model_summary=False, num_sanity_val_steps=0,
                 plugins=[SafeCheckpointIO()], default_root_dir=self.workdir or scratch,
@@ -151,8 +155,9 @@ class OperatorSolver(Solver):
             if self.select == "best" and Path(keeper.best_model_path).is_file():
                 module.restore(read_model(keeper.best_model_path))
         self.module = module.eval()
-        short = limit.reached or epochs < self.epochs
-        done = f"{trainer.current_epoch} of {self.epochs} epochs fitted into the budget of {seconds:g} s"
+        whole = len(data.train)
+        short = limit.reached or epochs * batches < self.epochs * whole
+        done = f"{trainer.global_step / whole:.3g} of {self.epochs} epochs fitted into the budget of {seconds:g} s"
         return FitReport(
             seconds=time.perf_counter() - started,
             steps=trainer.global_step,

@@ -104,6 +104,27 @@ def test_a_finished_run_is_not_trained_again(tiny: Make, tmp_path: Path) -> None
     assert torch.equal(first.solve(cases, cases.domain).field.values, again.solve(cases, cases.domain).field.values)
 
 
+def test_a_budget_cuts_all_epochs_alike() -> None:
+    """Steps of 0.1 s, validation of 1 s, 100 batches: an epoch takes 11 s."""
+    from sciops.solvers.training import shared
+
+    assert shared(1000.0, 0.1, 1.0, 100, 60) == (60, 100)
+    assert shared(55.0, 0.1, 1.0, 100, 60) == (5, 100)
+    assert shared(20.0, 0.1, 1.0, 100, 60) == (2, 90)
+    assert shared(4.0, 0.1, 1.0, 100, 60) == (1, 30)
+    assert shared(1.5, 0.1, 1.0, 100, 60) == (1, 7)  # half of the time is left to steps
+    assert shared(0.0, 0.1, 1.0, 100, 60) == shared(-3.0, 0.1, 1.0, 100, 60) == (1, 1)
+
+
+def test_a_shortened_epoch_ends_its_schedule(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sciops.solvers.training.shared", lambda *_: (2, 3))
+    learner = solver(epochs=5, batch_size=2, schedule="onecycle_step")
+    report = learner.fit(tiny(0, 10), tiny(10, 12), Budget(seconds=60.0))
+    assert report.steps == 6 and report.status is Status.BUDGET
+    assert report.advice.startswith("1.2 of 5 epochs fitted into the budget of 60 s")
+    assert learner.module.facts["epochs"] == 2 and learner.module.facts["batches"] == 3
+
+
 def test_one_cycle_values(tiny: Make) -> None:
     """Once per epoch: from lr/2 up to lr in a fifth of the epochs, cosine down to start/100; β₁ 0.95 → 0.85 → 0.95."""
     seen: list[tuple[float, float]] = []
