@@ -173,6 +173,11 @@ def test_grids_are_checked(library: Library, tmp_path: Path) -> None:
                 fails("SHAPE", lambda wrong=wrong: model.solve(np.zeros((2, *wrong))))
     with library.load(write_artefact(tmp_path / "b", "operator", shape={"dynamic": False})) as model:
         assert model.accepts(16, 16) and not model.accepts(16, 17)
+    free = {"dynamic": True, "multiple": [1, 1], "remainder": [0, 0], "minimum": [2, 2], "maximum": [None, None]}
+    with library.load(write_artefact(tmp_path / "c", "operator", shape=free)) as model:
+        assert model.accepts(2**20, 2**20)
+        for wrong in ((2**32, 2**32), (2**40, 2), (2**62, 2)):  # 2^64 points would be none
+            assert not model.accepts(*wrong) and b"2^40 points" in library.c.sciops_last_error()
 
 
 def test_values_are_checked(library: Library, tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
 """Exported models in C: the answers of Python, symmetric and positive cycles, threads, traps, memory, load time."""
 
 import os
+import resource
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-from capi_support import CAPI, Library, host, laplacian, missing, product, run
+from capi_support import CAPI, Failed, Library, host, laplacian, missing, product, run
 
 from sciops.embed.artifact import Artifact
 
@@ -182,17 +183,40 @@ def test_traps_survive_real_networks(library: Path, multigrid_2d: Path, tmp_path
         run(str(program), str(multigrid_2d), "48", "20", "overflow")
 
 
-def test_a_thousand_calls_leak_nothing(library: Path, multigrid_2d: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fixture", "n"), [("multigrid_2d", 24), ("direction_2d", 24), ("operator_2d", 33)])
+def test_a_thousand_calls_leak_nothing(
+    library: Path, fixture: str, n: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Under LeakSanitizer, leaks with a frame in torch or OpenMP left out; and memory in use stops growing."""
+    path = request.getfixturevalue(fixture)
     program = host(tmp_path, library, "-fsanitize=leak")
     (tmp_path / "torch").write_text("leak:libtorch_cpu.so\nleak:libgomp.so\nleak:libc10.so\n")
     environment = os.environ | {
         "LSAN_OPTIONS": f"suppressions={tmp_path / 'torch'}:print_suppressions=0", "OMP_NUM_THREADS": "1"
     }  # fmt: skip
-    found = _numbers(run(str(program), str(multigrid_2d), "24", "1000", env=environment))
+    found = _numbers(run(str(program), str(path), str(n), "1000", env=environment))
     assert found["calls"] == 1000
-    # One tensor of 24 x 24 left behind per call would be 750 x 2.3 KiB.
+    # One tensor of n x n left behind per call would be 750 times 2.3 KiB and more.
     assert found["final_kib"] - found["settled_kib"] < 1000
+
+
+def test_memory_that_is_not_there_is_one_sentence(c: Library, direction_2d: Path) -> None:
+    """Set-up and application in a process that may not grow; both work again once it may."""
+    matrix, r = laplacian(2200, 2200), np.ones((2200, 2200))
+
+    with c.load(direction_2d) as model, model.setup(matrix) as f:
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        # Enough for the z that the test itself asks for
+        resource.setrlimit(resource.RLIMIT_AS, (size + 3 * r.nbytes // 2, before[1]))
+        try:
+            for call in (lambda: model.setup(matrix), lambda: f(r)):
+                with pytest.raises(Failed, match="MEMORY: There is not enough memory for this grid; use a smaller one"):
+                    call()
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, before)
+        with model.setup(laplacian(12, 12)) as small:
+            assert np.isfinite(small(np.ones((12, 12)))).all()
 
 
 def test_a_tampered_package_is_refused(c: Library, multigrid_2d: Path, tmp_path: Path) -> None:

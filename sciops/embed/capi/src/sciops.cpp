@@ -42,10 +42,16 @@ Shape shape_of(int ndim, const std::int64_t *shape) {
     require(shape, "shape");
     if (ndim < 1 || ndim > 3)
         throw Failure(SCIOPS_SHAPE, "A grid has 1, 2 or 3 axes and was given " + std::to_string(ndim) + "; mend ndim.");
-    for (int axis = 0; axis < ndim; ++axis)
-        if (shape[axis] < 1 || shape[axis] > (std::int64_t(1) << 40) / ndim)
+    constexpr std::int64_t most = std::int64_t(1) << 40; /* points; their count must not overflow */
+    std::int64_t count = 1;
+    for (int axis = 0; axis < ndim; ++axis) {
+        if (shape[axis] < 1)
             throw Failure(SCIOPS_SHAPE, "Axis " + std::to_string(axis) + " of the grid has " +
                                             std::to_string(shape[axis]) + " points; give a positive number.");
+        if (shape[axis] > most / count)
+            throw Failure(SCIOPS_SHAPE, "The grid has more than 2^40 points; give a smaller one.");
+        count *= shape[axis];
+    }
     return Shape(shape, shape + ndim);
 }
 
