@@ -153,7 +153,7 @@ class Artifact:
             if not bool(size > 0):
                 return r
             z = self.run("apply", [(r / size).to(self.dtype)[:, None].contiguous(), mask])[0][:, 0]
-            return z.to(r.dtype) * size
+            return torch.where(active, z.to(r.dtype) * size, 0.0)
 
         return apply
 

@@ -265,13 +265,14 @@ def test_the_recursion_is_the_one_that_was_meant(
     np.testing.assert_allclose(small, 1e-200 * z, rtol=1e-5 if bits == 32 else 1e-13)
 
 
+@pytest.mark.parametrize("behaviour", ["good", "spill"])
 @pytest.mark.parametrize("kind", ["multigrid", "direction"])
-def test_cells_that_are_no_unknowns_stay_zero(library: Library, tmp_path: Path, kind: str) -> None:
+def test_cells_that_are_no_unknowns_stay_zero(library: Library, tmp_path: Path, kind: str, behaviour: str) -> None:
     hole = np.ones((16, 14))
     hole[4:7, 5:9] = 0
     matrix = laplacian(16, 14, coefficient=hole)
     r = np.random.default_rng(4).standard_normal(hole.shape)
-    with library.load(write_artefact(tmp_path / "a", kind)) as model, model.setup(matrix) as f:
+    with library.load(write_artefact(tmp_path / "a", kind, behaviour)) as model, model.setup(matrix) as f:
         z = f(r)
         np.testing.assert_array_equal(z, f(np.where(hole > 0, r, 1e9)))
     assert (z[hole == 0] == 0).all() and (z[hole > 0] != 0).any()

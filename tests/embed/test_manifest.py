@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -197,6 +198,21 @@ def test_inputs_that_do_not_fit_are_refused_before_the_program_runs(folder, x):
 def test_operators_are_no_preconditioners(folder):
     with pytest.raises(UsageError, match="kind operator"):
         Artifact.load(folder).preconditioner(np.ones((3, 8, 9)))
+
+
+def test_what_a_network_says_of_cells_that_are_no_unknowns_is_dropped():
+    manifest = Manifest(
+        "d", "direction", 2, {"apply": {"inputs": ["residual", "mask"], "outputs": ["direction"]}}, [32]
+    )
+    manifest.shape = {"dynamic": True, "multiple": [1] * 2, "remainder": [0] * 2, "minimum": [2] * 2,
+                      "maximum": [None] * 2}  # fmt: skip
+    spilling = SimpleNamespace(boxed_run=lambda given: [given[0] + 1.0])
+    apply = Artifact(Path("d"), manifest, 32, {"apply": spilling}).preconditioner
+    matrix = np.zeros((3, 4, 5))
+    matrix[0, :, :3] = 4.0
+    r = np.full((4, 5), 2.0)
+    z = apply(matrix)(r)
+    assert (z[:, 3:] == 0).all() and (z[:, :3] == 4.0).all()  # 2 (2 / 2 + 1)
 
 
 def test_info_says_what_a_user_needs_and_compares_checksums(folder, capsys):
