@@ -73,7 +73,7 @@ def _against_classical(row: "Row", level: float, results: "Results") -> dict[str
             continue
         if rival is None:
             some = any(r.kind == "classical" and r.status == "ok" for r in results.rows)
-            why = "no classical setting in the table is as accurate" if some else "no classical solver can run"
+            why = "no classical setting in the table is as accurate" if some else "no classical solver in the table"
             own[f"speedup_at_equal_error{suffix}"] = (None, why)
         else:
             own[f"equal_error_seconds{suffix}"] = (rival.seconds, rival.label)
