@@ -24,11 +24,10 @@ from sciops.embed.sources import Source, find_source
 Say = Callable[..., None]
 """(text, share of the expected work that is done, where it is known)."""
 SECONDS = {
-    "multigrid": {2: {"setup": 50, "down": 22, "up": 20}, 3: {"setup": 60, "down": 30, "up": 50}},
-    "direction": {},
-    "operator": {},
+    ("multigrid", 2): {"setup": 50, "down": 22, "up": 20},
+    ("multigrid", 3): {"setup": 60, "down": 30, "up": 50},
 }
-"""CPU seconds that compiling a program took, by kind, axes and part (`checks` of manifests): what to expect."""
+"""CPU seconds that programs of these kinds and axes took to compile (`checks` of manifests), by part; others: USUAL."""
 USUAL = 20
 
 
@@ -114,7 +113,8 @@ class Work:
         self.total = self.done = 0.0
 
     def expected(self, program: Program) -> float:
-        return SECONDS[self.manifest.kind].get(self.manifest.ndim, {}).get(program.entry.rpartition("_")[2], USUAL)
+        parts = SECONDS.get((self.manifest.kind, self.manifest.ndim), {})
+        return parts.get(program.entry.rpartition("_")[2], USUAL)
 
     def announce(self, programs: list[Program]) -> None:
         """Before the first program is compiled: which ones, and how long that takes."""
