@@ -22,6 +22,9 @@ from sciops.solvers.operator import OperatorSolver
 
 BLOWN = "the rollout left the finite numbers; train with strategy unrolled, noise or pushforward, or with more data."
 
+FAR = 10.0
+"""Times the largest value in the training data: beyond it an answer is no success."""
+
 
 class Rollout(OperatorSolver):
     """û_{t+1} = G_θ(u_{t−h+1}, …, u_t; a), or u_t + G_θ: one network call a step, fed with its own answers.
@@ -41,8 +44,9 @@ class Rollout(OperatorSolver):
     Other options as in `OperatorSolver` (its `inputs` is `coefficients` here).
 
     Cost of a solve: frames / block calls. Errors grow with the number of calls; answers that leave the finite numbers
-    end as NONFINITE. UsageError, in one sentence, for too little history, times between steps, another number of
-    channels. Reference: Li et al., ICLR 2021 (autoregressive Navier–Stokes).
+    end as NONFINITE, those ten times as large as anything in the training data as UNRESOLVED. UsageError, in one
+    sentence, for too little history, times between steps, another number of channels.
+    Reference: Li et al., ICLR 2021 (autoregressive Navier–Stokes).
     """
 
     def __init__(
@@ -155,6 +159,7 @@ class Rollout(OperatorSolver):
             Solution(field, [Status.OK] * len(cases), {"network_calls": -(-max(steps) // facts["block"])})
         )
         solution.stats["advice"] = ["" if s is Status.OK else BLOWN for s in solution.status]
+        _call_flight(solution, u, facts)
         return solution
 
     def _history(self, cases: Cases) -> tuple[Float[Tensor, "n h c *s"], float]:
@@ -180,6 +185,21 @@ class Rollout(OperatorSolver):
                 "apart; use the spacing of the training."
             )
         return field.values[:, -h:], field.times[-1]
+
+
+def _call_flight(solution: Solution, u: Float[Tensor, "n t c *s"], facts: dict[str, Any]) -> None:
+    """Answers that have left the training data far behind, but not yet the finite numbers, are no success."""
+    ranges = facts.get("ranges") or {}
+    for c, name in enumerate(facts["outputs"]):
+        seen = [max(map(abs, pair)) for key, pair in ranges.items() if key.split("@")[0] == name]
+        largest = u[:, :, c].flatten(1).abs().amax(1).tolist()
+        for i, value in enumerate(largest):
+            if seen and value > FAR * max(seen) > 0 and solution.status[i] is Status.OK:
+                solution.status[i] = Status.UNRESOLVED
+                solution.stats["advice"][i] = (
+                    f"the rollout reached |{name}| = {value:.3g}, where the training data stay below {max(seen):.3g}; "
+                    "train longer, or with strategy unrolled, noise or pushforward."
+                )
 
 
 def steps_to(times: Sequence[float], start: float, every: float, name: str) -> list[int]:

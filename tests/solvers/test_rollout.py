@@ -305,9 +305,17 @@ def test_a_rollout_that_blows_up_says_so():
         learner.module.net.conv.weight.fill_(1e20)
     solution = learner.solve(test.cases(), test.grid)
     assert set(solution.status) == {Status.NONFINITE} and "left the finite numbers" in solution.stats["advice"][0]
+    # Far beyond the training data it is no success either.
+    with torch.no_grad():
+        learner.module.net.conv.weight.fill_(1e2)
+    solution = learner.solve(test.cases(), test.grid)
+    assert set(solution.status) == {Status.UNRESOLVED} and solution.field.values.isfinite().all()
+    largest = float(train.base.truth().values.abs().max())
+    assert "the rollout reached |u| = " in solution.stats["advice"][0]
+    assert f"stay below {largest:.3g}" in solution.stats["advice"][0]
 
 
-def test_a_budget_ends_with_whole_epochs():
+def test_a_budget_ends_the_training():
     learner = solver(epochs=2000)
     report = learner.fit(data(0, 6), data(6, 8), Budget(seconds=1.5))
     assert report.status is Status.BUDGET and 0 < len(report.curves["train_loss"]) < 2000
