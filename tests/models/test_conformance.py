@@ -3,6 +3,7 @@
 They are installed with the tests (`pip install 'sciops[test]'`).
 """
 
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 
@@ -139,6 +140,22 @@ def test_sums_over_space_have_a_limit(name: str) -> None:
     assert float((a - c).norm()) > 1e-9
 
 
+@pytest.mark.parametrize("shifted", [False, True])
+def test_windows_of_attention_keep_their_size(shifted: bool) -> None:
+    """Windows of 2 × 2 native points; the masks of shifted ones are made from sizes, which is said and not exact."""
+    depths = (2, 1, 1, 1) if shifted else (1, 1, 1, 1)
+    heads = {"num_heads": (1,) * 4, "norm_name": "batch"}
+    torch.manual_seed(0)
+    net = monai("SwinUNETR", 1, 1, spatial_dims=2, feature_size=12, depths=depths, window_size=2, **heads)().eval()
+    operator, fine = to_neural_operator(net, (64, 64)), torch.randn(1, 1, 64, 128)
+    with torch.no_grad(), warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        expected = net(native(fine, (1, 2)).contiguous())
+        gap = (native(operator(fine), (1, 2)) - expected).abs().max()
+    assert shifted or gap < 1e-6 * expected.abs().max()
+    assert any("blocks.1.attn: add meets values that the network makes" in str(w.message) for w in said) is shifted
+
+
 REFUSED = {
     "windows that depend on the size": (
         monai(
@@ -149,7 +166,7 @@ REFUSED = {
             feature_size=12,
             depths=(1,) * 4,
             num_heads=(1,) * 4,
-            window_size=2,
+            window_size=7,
             norm_name="batch",
         ),
         64,

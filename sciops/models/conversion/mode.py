@@ -170,6 +170,7 @@ class Refining(TorchFunctionMode):
         self.options = Options()
         self.weights: Tensor | None = None
         self.native: tuple[int, ...] = ()
+        self.fine_first = False  # how a reshape reads numbers that fit as sizes of both grids
         self.trace: list[tuple[str, Layout]] = []
 
     @property

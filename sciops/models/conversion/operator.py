@@ -137,6 +137,7 @@ class NeuralOperatorModule(Ruled):
         self.fallback = self.fallback_reason = ""
         self._register_load_state_dict_pre_hook(self._renamed)
         self._checked: dict[Any, tuple[list[Entry], list[str]]] = {}
+        self._readings: dict[Any, bool] = {}
 
     def grid(self, shape: Sequence[int]) -> Grid:
         """The grid with these numbers of points."""
@@ -328,26 +329,51 @@ class NeuralOperatorModule(Ruled):
         target: tuple[int, ...],
         density: Tensor | None,
     ) -> Any:
+        key = (refinement, *((tuple(x.shape), x.dtype) for x in tensors((inputs, named))))
+        given = (inputs, named, refinement, spaces, target, density)
+        try:
+            out, mode = self._read(key, self._readings.get(key, False), *given)
+        except ConversionError as error:
+            if key in self._checked:
+                raise
+            try:  # a number that can be a size of the native grid and one of the fine grid
+                out, mode = self._read(key, True, *given)
+            except ConversionError:
+                raise error from None
+            self._readings[key] = True
+        entries, said = self._checked.get(key, ([], []))
+        entries, said = [*mode.entries.values(), *entries], list(said)
+        self.report = Report(tuple(entries), warnings=tuple(said + advice(entries, self.kinds, None, None)))
+
+        return mapped(out, partial(self._lifted, mode=mode, target=target))
+
+    def _read(
+        self,
+        key: Any,
+        fine_first: bool,
+        inputs: Any,
+        named: Any,
+        refinement: Refinement,
+        spaces: list[Space],
+        target: tuple[int, ...],
+        density: Tensor | None,
+    ) -> tuple[Any, Refining]:
+        """The network under the rules, with one reading of the sizes that it writes; once per shape its layouts and
+        indices are compared with those on the native points."""
         mode = self._mode(refinement)
-        mode.weights = density
+        mode.weights, mode.fine_first = density, fine_first
         try:
             out = self._intercepted(mode, inputs, named, spaces, target)
         except ConversionError as error:
             self._native_run(mode, inputs, named, spaces, target, error)
             raise
-        entries, said = list(mode.entries.values()), []
-        key = (refinement, *((tuple(x.shape), x.dtype) for x in tensors((inputs, named))))
-        if not torch.compiler.is_compiling():
-            if key not in self._checked:
-                native = self._native_run(mode, inputs, named, spaces, target)
-                found = indices(mode.made, native.made)
-                self._checked[key] = [entry for entry, _ in found], [text for _, text in found if text]
-                for text in self._checked[key][1]:
-                    warnings.warn(text, stacklevel=3)
-            entries, said = entries + self._checked[key][0], self._checked[key][1]
-        self.report = Report(tuple(entries), warnings=tuple(said + advice(entries, self.kinds, None, None)))
-
-        return mapped(out, partial(self._lifted, mode=mode, target=target))
+        if key not in self._checked and not torch.compiler.is_compiling():
+            native = self._native_run(mode, inputs, named, spaces, target)
+            found = indices(mode.made, native.made)
+            self._checked[key] = [entry for entry, _ in found], [text for _, text in found if text]
+            for text in self._checked[key][1]:
+                warnings.warn(text, stacklevel=4)
+        return out, mode
 
     def _lifted(self, y: Any, mode: Refining, target: tuple[int, ...]) -> Any:
         """A field that the network makes on the native lattice from numbers without a place."""

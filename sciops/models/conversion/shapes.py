@@ -85,8 +85,10 @@ def reshape(call: Call) -> Tensor:
         shape = list(given[0]) if isinstance(given[0], list | tuple | torch.Size) else list(given)
     atoms = _atoms(call.layout(x), x.shape, call.refinement)
     # Sizes taken from tensors are fine ones; sizes written into the network are native ones and come first, because a
-    # dense head `view(-1, 4096)` would swallow a refinement as further cases.
-    for native in (True, False):
+    # dense head `view(-1, 4096)` would swallow a refinement as further cases. Numbers that fit both ways by accident
+    # make other layouts than on the native grid; then the whole network is run again with the other order.
+    order = (False, True) if call.mode.fine_first else (True, False)
+    for native in order:
         found = _grouped(atoms, shape, native)
         if found is not None:
             layout, sizes = found
@@ -94,7 +96,7 @@ def reshape(call: Call) -> Tensor:
             for dim in blocks.joins(call, layout):
                 y = blocks.join(call, y, dim)
             return y
-    for native in (True, False):
+    for native in order:
         cuts: dict[int, int] = {}
         if _grouped(atoms, shape, native, cuts) is not None and _whole(call.layout(x), cuts):
             for dim in sorted(cuts, reverse=True):
