@@ -107,7 +107,7 @@ def main() -> None:
     solvers: dict[str, Any] = {}
     for smoother in SMOOTHERS:
         silent = (lambda matrix, depth: None) if given.same_cycle else None
-        solvers[smoother] = BoxMultigrid("box", BoxOptions(smoother=smoother), silent)
+        solvers[smoother] = BoxMultigrid("box", BoxOptions(smoother=smoother), silent, target=None)
         advised = LearnedMultigrid(smoother=smoother)
         advised.load(given.weights)
         solvers[f"learned {smoother}"] = advised.linear

@@ -102,7 +102,7 @@ class LearnedMultigrid(SelfSupervised, Discrete):
         from sciops.numerics.compiled.boxmg import BoxOptions
 
         options = BoxOptions(smoother=self.smoother, precision=self.precision)
-        return BoxMultigrid("box", options, None if net is None else NetworkAdvice(net))
+        return BoxMultigrid("box", options, None if net is None else NetworkAdvice(net), target=None)
 
     @property
     def ignored(self) -> int:

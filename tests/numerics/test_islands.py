@@ -7,10 +7,12 @@ import torch
 from sciops.core.face_operator import FaceOperator
 from sciops.core.linear import Status
 from sciops.numerics.compiled.aggregation import AggregationMultigrid
-from sciops.numerics.compiled.box_multigrid import BoxMultigrid, Trial, too_slow
+from sciops.numerics.compiled.box_multigrid import PATIENCE, BoxMultigrid, Trial, Watcher
 from sciops.numerics.compiled.boxmg import BoxHierarchy, BoxOptions
 from sciops.numerics.compiled.boxmg_matrix import BoxMatrix
-from sciops.numerics.compiled.islands import OCTAVES, BalancedCycle, Islands, float_in_numbers, gap
+from sciops.numerics.compiled.conjugate_gradients import Outcome, conjugate_gradients
+from sciops.numerics.compiled.islands import OCTAVES, BalancedCycle, Islands, float_in_numbers, gap, levelled
+from sciops.numerics.compiled.repeated import RepeatedCycle
 from sciops.numerics.compiled.systems import FaceSystem
 
 
@@ -114,8 +116,6 @@ def test_constants_of_islands_are_what_slows_the_cycle_down() -> None:
     b = np.random.default_rng(0).standard_normal(A.space)
     matrix, system = BoxMatrix.from_operator(A), FaceSystem(A)
     hierarchy = BoxHierarchy(matrix, BoxOptions(cycle="W"))
-    from sciops.numerics.compiled.conjugate_gradients import conjugate_gradients
-
     plain = conjugate_gradients(system, hierarchy, b)
     balanced = conjugate_gradients(system, BalancedCycle(islands_of(A), hierarchy), b)
     assert balanced.status is Status.OK
@@ -164,14 +164,49 @@ def test_stiff_parts_afloat_skip_the_trial() -> None:
     assert not float_in_numbers(FaceSystem(diffusion(balls(24, 1e-6))))
     assert not float_in_numbers(FaceSystem(diffusion(channels(24))))
     state = BoxMultigrid().setup(diffusion(balls(24, 1e6)))
-    assert isinstance(state.preconditions[0], BalancedCycle)
+    cycle = state.preconditions[0]
+    assert isinstance(cycle, RepeatedCycle)
+    assert isinstance(cycle.cycle, BalancedCycle)
+
+
+def watched(history: list[float], target: int | None = None, patience: float = PATIENCE) -> Watcher:
+    """A watcher that has seen this history, step by step."""
+    system = FaceSystem(diffusion(np.ones((4, 4))))
+    watcher = Watcher(RepeatedCycle(system, lambda r, z: None, 1.0), 1e-8, target, 0, patience)
+    for n in range(1, len(history)):
+        # A step of length one: Ritz values that stay together.
+        watcher(Outcome(np.zeros(1), n, history[: n + 1], alphas=[1.0] * n, betas=[0.1] * n))
+    return watcher
 
 
 def test_patience() -> None:
     fast = [0.2**n for n in range(5)]
     slow = [0.9**n for n in range(5)]
-    assert not too_slow(fast, 1e-8)
-    assert too_slow(slow, 1e-8)
-    assert not too_slow(slow[:4], 1e-8)
-    assert too_slow([1.0, 0.1, 0.1, 0.2, 0.3], 1e-8)
-    assert not too_slow([*slow[:4], 1e-9], 1e-8)
+    assert not watched(fast).weak
+    assert watched(slow).weak
+    assert not watched(slow[:4]).weak
+    assert watched([1.0, 0.1, 0.1, 0.2, 0.3]).weak
+    assert not watched(slow, patience=np.inf).weak
+
+
+def test_cycles_are_repeated_where_the_target_is_out_of_reach() -> None:
+    """20 steps to 1e-8 need a mean rate of 0.4; a slower one is made up for by as many cycles as it takes."""
+    for rate, times in ((0.3, 1), (0.45, 2), (0.6, 3), (0.9, 4)):
+        history = [rate**n for n in range(9)]
+        assert watched(history, 20, np.inf).cycle.times == times
+        assert watched(history, None, np.inf).cycle.times == 1
+        assert watched(history[:8], 20, np.inf).cycle.times == 1
+
+
+def test_unequal_spacings_hide_no_gap() -> None:
+    A = diffusion(blocks(1e3))
+    flat = FaceOperator((A.faces[0] * 30, *A.faces[1:]), A.sink)
+    assert gap(FaceSystem(flat)) is None
+    system = FaceSystem(flat)
+    threshold = gap(levelled(system))
+    assert threshold is not None
+    found = Islands.find(system, threshold)
+    assert found is not None
+    assert sorted(np.bincount(found.island)) == [12, 27]
+    Z = indicators(found, flat.to_scipy(0).shape[0])
+    assert np.abs(found.rims.toarray() - flat.to_scipy(0) @ Z).max() <= 1e-9

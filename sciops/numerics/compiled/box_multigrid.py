@@ -15,12 +15,25 @@ from sciops.numerics.compiled.base import CompiledCG
 from sciops.numerics.compiled.boxmg import Advice, BoxHierarchy, BoxOptions
 from sciops.numerics.compiled.boxmg_matrix import BoxMatrix
 from sciops.numerics.compiled.conjugate_gradients import Outcome, Precondition, conjugate_gradients
-from sciops.numerics.compiled.islands import BalancedCycle, Islands, float_in_numbers, gap
+from sciops.numerics.compiled.islands import BalancedCycle, Islands, float_in_numbers, gap, levelled
+from sciops.numerics.compiled.repeated import RepeatedCycle, ritz_values, steps_left
 from sciops.numerics.compiled.systems import FaceSystem, System, faces_of
 
 METHODS = ("auto", "box")
 PATIENCE = 28
 """Further steps of aggregation that cost about as much as a set-up and a solve with operator-dependent multigrid."""
+SURE, SOON, LAST = 8, 5, 4
+"""Steps after which the rate of a cycle is trusted: of a first one, of one that took over, and after a change."""
+MOST = 4
+"""Most cycles in one step."""
+AIM = 0.85
+"""The share of the steps that are left which a run is planned for: rates are known to about that."""
+SMALL = 2**16
+"""Cells of a 2-D grid up to which islands are looked for at once; on larger ones, when one is felt."""
+STILL, APART = 0.6, 0.05
+"""A residual that falls by less than STILL in three steps; a Ritz value below APART of the next one."""
+MARGIN = 1.05
+"""The largest Ritz value after SURE steps is that much too small at most."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class BoxMultigrid(CompiledCG):
     method_choice: Literal["auto", "box"] = "auto"
     options: BoxOptions | None = None
     advice: Advice | None = None
+    target: int | None = 20
 
     def __post_init__(self) -> None:
         if self.method_choice not in METHODS:
@@ -60,20 +74,25 @@ class BoxMultigrid(CompiledCG):
         return A
 
     def build(self, system: System, A: LinearOperator, i: int) -> Precondition:
-        if self.method_choice == "auto" and isinstance(system, FaceSystem) and not float_in_numbers(system):
-            return Trial(AggregationCycle(system, 2, 2.0, np.float32), lambda: self._cycle(system, A, i))
-        return self._cycle(system, A, i)
+        def box() -> RepeatedCycle:
+            return self._box(system, A, i)
 
-    def _cycle(self, system: System, A: LinearOperator, i: int) -> Precondition:
+        if self.method_choice == "auto" and isinstance(system, FaceSystem) and not float_in_numbers(system):
+            return Trial(RepeatedCycle(system, AggregationCycle(system, 2, 2.0, np.float32)), box)
+        return box()
+
+    def _box(self, system: System, A: LinearOperator, i: int) -> RepeatedCycle:
         matrix, options = BoxMatrix.from_operator(A, i), self.options or BoxOptions()
-        if matrix.gz == 0 or self.advice is not None or not isinstance(system, FaceSystem):
-            return BoxHierarchy(matrix, options, self.advice)
-        threshold = gap(system)
-        if threshold is None:
-            return BoxHierarchy(matrix, options)
-        cycle = BoxHierarchy(matrix, replace(options, cycle="W"))
-        islands = Islands.find(system, threshold)
-        return cycle if islands is None else BalancedCycle(islands, cycle)
+        if self.advice is not None or not isinstance(system, FaceSystem):
+            return RepeatedCycle(system, BoxHierarchy(matrix, options, self.advice), 1.0)
+        if matrix.gz == 0 and matrix.unknowns > SMALL:
+            return RepeatedCycle(system, BoxHierarchy(matrix, options), 1.0, lambda: find_islands(system))
+        threshold = gap(levelled(system))
+        if threshold is not None and matrix.gz:
+            options = replace(options, cycle="W")
+        islands = None if threshold is None else Islands.find(system, threshold)
+        cycle = BoxHierarchy(matrix, options)
+        return RepeatedCycle(system, cycle if islands is None else BalancedCycle(islands, cycle), 1.0)
 
     def iterate(
         self,
@@ -84,42 +103,98 @@ class BoxMultigrid(CompiledCG):
         tol: float,
         maxiter: int,
     ) -> Outcome:
-        if not isinstance(precondition, Trial):
-            return conjugate_gradients(system, precondition, b, x0, tol, maxiter)
-        if precondition.second is None:
-            out = conjugate_gradients(system, precondition.first, b, x0, tol, maxiter, lambda h: too_slow(h, tol))
-            if out.status is not Status.MAX_ITER or out.iterations >= maxiter or not too_slow(out.history, tol):
-                return out
-            return _joined(out, self._go_on(system, precondition, b, out.x, tol, maxiter - out.iterations))
-        return self._go_on(system, precondition, b, x0, tol, maxiter)
+        if isinstance(precondition, RepeatedCycle):
+            return self._run(system, precondition, b, x0, tol, maxiter)[0]
+        assert isinstance(precondition, Trial)
+        if precondition.second is not None:
+            return self._run(system, precondition.second, b, x0, tol, maxiter)[0]
+        out, weak = self._run(system, precondition.first, b, x0, tol, maxiter, patience=PATIENCE)
+        if not weak or out.iterations >= maxiter:
+            return out
+        precondition.second = precondition.make()
+        rest = maxiter - out.iterations, out.iterations
+        return _joined(out, self._run(system, precondition.second, b, out.x, tol, *rest)[0])
 
-    def _go_on(
-        self, system: System, trial: "Trial", b: np.ndarray, x0: np.ndarray | None, tol: float, maxiter: int
-    ) -> Outcome:
-        if trial.second is None:
-            trial.second = trial.make()
-        return conjugate_gradients(system, trial.second, b, x0, tol, maxiter)
+    def _run(
+        self,
+        system: System,
+        cycle: RepeatedCycle,
+        b: np.ndarray,
+        x0: np.ndarray | None,
+        tol: float,
+        maxiter: int,
+        done: int = 0,
+        patience: float = math.inf,
+    ) -> tuple[Outcome, bool]:
+        """Conjugate gradients under a `Watcher`; also whether that one gave the cycle up."""
+        watcher, before = Watcher(cycle, tol, self.target, done, patience), cycle.products
+        out = conjugate_gradients(system, cycle, b, x0, tol, maxiter, watcher)
+        if out.status is Status.DIVERGED and cycle.times > 1 and out.iterations < maxiter:
+            # The spectrum was taken for shorter than it is.
+            cycle.times, watcher.target = 1, None
+            out = _joined(out, conjugate_gradients(system, cycle, b, out.x, tol, maxiter - out.iterations, watcher))
+        out.applications += cycle.products - before
+        return out, watcher.weak and out.status is Status.MAX_ITER
 
 
 @dataclass
 class Trial:
-    """Aggregation first; `make` builds the cycle that takes over, and stays, if that one is seen to be slow."""
+    """A cheap cycle first; `make` builds the one that takes over, and stays, if the first is seen to be slow."""
 
-    first: Precondition
-    make: Callable[[], Precondition]
-    second: Precondition | None = None
+    first: RepeatedCycle
+    make: Callable[[], RepeatedCycle]
+    second: RepeatedCycle | None = None
 
     def __call__(self, r: np.ndarray, z: np.ndarray) -> None:
         (self.second or self.first)(r, z)
 
 
-def too_slow(history: list[float], tol: float) -> bool:
-    """After 4, 8, … steps: will it take more than PATIENCE further steps at the mean rate of the last three?"""
-    n = len(history) - 1
-    if n < 4 or n % 4 or history[-1] <= tol:
-        return False
-    rate = (history[-1] / history[-4]) ** (1 / 3)
-    return rate >= 1 or math.log(tol / history[-1]) / math.log(rate) > PATIENCE
+class Watcher:
+    """Looks at the residuals of a run: gives the cycle up (`weak`), or has it repeated in every further step.
+
+    The first is asked every fourth step, with the rate of the last three. The second is asked from step `SURE` on (one
+    that took over from another cycle: SOON), with the mean rate since the start or since the last change: `times`
+    grows until, by that rate, the run ends within `target` steps, the `done` ones before it included.
+    """
+
+    def __init__(self, cycle: RepeatedCycle, tol: float, target: int | None, done: int, patience: float) -> None:
+        self.cycle, self.tol, self.target, self.done, self.patience = cycle, tol, target, done, patience
+        self.weak, self.changed = False, 0
+
+    def __call__(self, out: Outcome) -> bool:
+        n, cycle = out.iterations - self.changed, self.cycle
+        if n < LAST:
+            return False
+        if n % 4 == 0 and steps_left(out.history, self.tol, 3) * cycle.times > self.patience:
+            self.weak = True
+        elif self.target is not None and not self._outlier(out):
+            if n >= (LAST if self.changed else SOON if self.done else SURE):
+                self._repeat(out, self.target - self.done - out.iterations)
+        return self.weak
+
+    def _outlier(self, out: Outcome) -> bool:
+        """Does the residual stand still because of a single tiny eigenvalue? Islands, if there are any, lift it."""
+        if out.history[-1] < min(STILL * out.history[-4], out.history[-2]):
+            return False
+        lowest = ritz_values(out.alphas, out.betas)[:2]
+        found = bool(lowest[0] < APART * lowest[-1])
+        if found and self.cycle.balance():
+            self.changed = out.iterations
+        return found or out.history[-1] > out.history[-2]
+
+    def _repeat(self, out: Outcome, room: int) -> None:
+        cycle = self.cycle
+        left = steps_left(out.history, self.tol, out.iterations - self.changed) * cycle.times
+        if left > AIM * room * cycle.times and cycle.times < MOST:
+            if cycle.largest is None:
+                cycle.largest = MARGIN * float(ritz_values(out.alphas, out.betas)[-1])
+            cycle.times = next((t for t in range(cycle.times + 1, MOST) if left <= AIM * t * room), MOST)
+            self.changed = out.iterations
+
+
+def find_islands(system: FaceSystem) -> Islands | None:
+    threshold = gap(levelled(system))
+    return None if threshold is None else Islands.find(system, threshold)
 
 
 def _joined(first: Outcome, second: Outcome) -> Outcome:

@@ -14,13 +14,13 @@ from sciops.numerics.krylov import GROWTH, LAG
 Precondition = Callable[[np.ndarray, np.ndarray], None]
 """(r, z): write z ≈ A⁻¹ r; both float64 of shape (*space), r unchanged."""
 
-Watch = Callable[[list[float]], bool]
-"""Called with the history after every step; True ends the iteration there, with MAX_ITER."""
-
 
 @dataclass
 class Outcome:
-    """x with ‖b − A x‖/‖b‖ as the recursion saw it (`history`, from the start on) and as it is (`residual`)."""
+    """x with ‖b − A x‖/‖b‖ as the recursion saw it (`history`, from the start on) and as it is (`residual`).
+
+    `alphas`, `betas`: the coefficients of every step.
+    """
 
     x: np.ndarray
     iterations: int
@@ -28,6 +28,13 @@ class Outcome:
     status: Status = Status.OK
     residual: float = 0.0
     applications: int = 0
+    alphas: list[float] = field(default_factory=list)
+    betas: list[float] = field(default_factory=list)
+
+
+Watch = Callable[[Outcome], bool]
+"""Called with what is known after every step; True ends the iteration there, with MAX_ITER. It may change the
+preconditioner: the next direction is A-orthogonal to the last one whatever that is."""
 
 
 def conjugate_gradients(
@@ -121,10 +128,12 @@ def _iterate(
         size = math.sqrt(kernels.step(alpha, flat_p, flat_q, flat_x, flat_r))
         out.iterations += 1
         out.history.append(size * relative)
+        out.alphas.append(alpha)
+        out.betas.append(beta)
         if not size <= ceiling:
             return Status.DIVERGED
         if size <= goal:
             return Status.OK
-        if watch is not None and watch(out.history):
+        if watch is not None and watch(out):
             break
     return Status.MAX_ITER

@@ -1,7 +1,7 @@
 """Stiff islands: parts joined by large weights that hang in a soft background, and their constants taken out."""
 
 import math
-from typing import no_type_check
+from typing import NamedTuple, no_type_check
 
 import numpy as np
 import torch
@@ -21,6 +21,14 @@ THINNED = 17
 SHARE = 0.01
 BELOW, RANGE = -1080, 2120
 """Binary exponents of double precision."""
+
+
+class Weights(NamedTuple):
+    """Face weights per axis and sinks, with the cells that have a row; all (*space)."""
+
+    faces: tuple[np.ndarray, ...]
+    sink: np.ndarray
+    active: np.ndarray
 
 
 class Islands:
@@ -47,8 +55,8 @@ class Islands:
 
     @classmethod
     def find(cls, system: FaceSystem, threshold: float) -> "Islands | None":
-        """The islands of the weights above the threshold, or None where nothing floats."""
-        labels = afloat(system, threshold)
+        """The islands of the levelled weights above the threshold, or None where nothing floats."""
+        labels = afloat(levelled(system), threshold)
         if labels is None:
             return None
         sizes = np.bincount(labels + 1)[1:]
@@ -97,7 +105,7 @@ def float_in_numbers(system: FaceSystem) -> bool:
     return labels is not None and bool(np.count_nonzero(labels >= 0) >= SHARE * np.count_nonzero(system.active))
 
 
-def afloat(system: FaceSystem, threshold: float) -> np.ndarray | None:
+def afloat(system: FaceSystem | Weights, threshold: float) -> np.ndarray | None:
     """Number of the island of each cell, −1 outside; None if there is none or nothing else."""
     strong = [torch.from_numpy(np.where(a > threshold, a, 0.0))[None] for a in (*system.faces, system.sink)]
     labels = singular_components(tuple(strong[:-1]), strong[-1])[0].numpy().ravel() - 1
@@ -105,16 +113,27 @@ def afloat(system: FaceSystem, threshold: float) -> np.ndarray | None:
     return None if count == 0 or np.count_nonzero(labels >= 0) == np.count_nonzero(system.active) else labels
 
 
-def gap(system: FaceSystem) -> float | None:
-    """The middle of the widest range of magnitudes that no weight or sink lies in, if it is OCTAVES wide."""
+def levelled(system: FaceSystem) -> Weights:
+    """Weights scaled to one maximum on all axes: unequal spacings would fill the gap between soft and stiff ones.
+
+    Sinks stay as they are, for nothing says which axis they are of.
+    """
+    peaks = [float(w.max(initial=0.0)) for w in system.faces]
+    most = max(peaks)
+    faces = tuple(w if p in (0.0, most) else w * (most / p) for w, p in zip(system.faces, peaks, strict=True))
+    return Weights(faces, system.sink, system.active)
+
+
+def gap(system: FaceSystem | Weights) -> float | None:
+    """The middle of the widest range of magnitudes that no weight lies in (nor a sink), if it is OCTAVES wide."""
     between = _widest(_magnitudes(system, 1))
     return None if between is None else math.ldexp(1.0, between + BELOW)
 
 
-def _magnitudes(system: FaceSystem, every: int) -> np.ndarray:
+def _magnitudes(system: FaceSystem | Weights, every: int) -> np.ndarray:
     """How many weights and sinks have which binary exponent, counting one in so many."""
     counts = np.zeros(RANGE, dtype=np.int64)
-    for a in (*system.faces, system.sink):
+    for a in system.faces if isinstance(system, Weights) else (*system.faces, system.sink):
         _count_exponents(a.reshape(-1)[::every], counts)
     return counts
 
