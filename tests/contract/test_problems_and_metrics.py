@@ -14,6 +14,7 @@ from sciops.problems.allen_cahn import AllenCahn
 from sciops.problems.boundary_layer import BoundaryLayer
 from sciops.problems.cubic import Cubic
 from sciops.problems.darcy import Darcy
+from sciops.problems.heat_conduction import HeatConduction
 from sciops.problems.helmholtz import Helmholtz
 from sciops.problems.helmholtz_absorbing import MEDIA, HelmholtzAbsorbing
 from sciops.problems.helmholtz_neumann import HelmholtzNeumann
@@ -63,6 +64,7 @@ PROBLEMS = [
     PLaplace(eps=0.1, parameters={"eps": [0.2, 0.3]}),
     NavierStokes(viscosity=1e-3, frames=2, every=0.25),
     NavierStokes(viscosity=0.01, forcing=0.0, frames=2, every=0.25, scheme="crank_nicolson"),
+    HeatConduction(warmup=1),
     Wave(source="pulse", sides={"x1": "absorbing"}, damping=0.5),
     Wave(layers=3, scheme="fem", density=2.0, frames=8),
 ]

@@ -1,7 +1,7 @@
 /* A trained one-step operator inside an implicit time loop, beside its rivals.
  *
  *   cc -O3 -march=native time_loop.c -I$LIB/include -L$LIB/lib -lsciops -lm -Wl,-rpath,$LIB/lib -o time_loop
- *   ./time_loop heat_step.sciops n dt steps [tolerance [switching|drifting [exponent [seed]]]]
+ *   ./time_loop heat_step.sciops n dt steps [tolerance [switching|smooth [exponent [seed]]]]
  *
  * A heated plate, u_t = div(k(u) grad u) - u + f on the periodic unit square, k = 0.05 (1 + u)^-exponent, on n x n points
  * by one implicit step with k at the old state:
@@ -25,7 +25,7 @@
 
 #include "sciops.h"
 
-enum { SPOTS = 6, INCREMENTS = 3, WARMUP = 10 };
+enum { UNITS = 6, INCREMENTS = 8, WARMUP = 10 };
 static const double pi = 3.14159265358979323846, k0 = 0.05, loss = 1.0, exact = 1e-12;
 
 typedef struct {
@@ -175,12 +175,16 @@ static int propose(const scheme *s, const sciops_model *model, const double *inp
     return 1;
 }
 
-/* ---- sources: six spots on the torus, as in training */
+/* ---- sources: six units of one device, as in training */
+
+static const double units[UNITS][3] = { /* x, y, width */
+    {0.20, 0.30, 0.07}, {0.55, 0.20, 0.05}, {0.80, 0.45, 0.09}, {0.35, 0.65, 0.05}, {0.65, 0.75, 0.08}, {0.10, 0.85, 0.06},
+};
 
 typedef struct {
-    double x[SPOTS], y[SPOTS], width[SPOTS], power[SPOTS], phase[SPOTS];
-    unsigned char *on; /* (steps, SPOTS) */
-    int drifting;
+    double power[UNITS], phase[UNITS];
+    unsigned char *on; /* (steps, UNITS) */
+    int smooth;
 } heating;
 
 static double uniform(uint64_t *state) {
@@ -188,32 +192,30 @@ static double uniform(uint64_t *state) {
     return (double)(*state >> 11) / 9007199254740992.0;
 }
 
-static heating heat(int steps, int drifting, uint64_t seed) {
+static heating heat(int steps, int smooth, uint64_t seed) {
     heating h;
     uint64_t state = seed * 2862933555777941757ULL + 3037000493ULL;
     for (int k = 0; k < 20; k++) uniform(&state);
-    h.drifting = drifting;
-    h.on = malloc((size_t)steps * SPOTS);
+    h.smooth = smooth;
+    h.on = malloc((size_t)steps * UNITS);
     if (h.on == NULL) exit(1);
-    for (int k = 0; k < SPOTS; k++) {
-        h.x[k] = uniform(&state), h.y[k] = uniform(&state), h.width[k] = 0.04 + 0.06 * uniform(&state);
+    for (int k = 0; k < UNITS; k++) {
         h.power[k] = 2 + 6 * uniform(&state), h.phase[k] = 2 * pi * uniform(&state);
         for (int t = 0; t < steps; t++) {
-            const int before = t ? h.on[(t - 1) * SPOTS + k] : uniform(&state) < 0.5;
-            h.on[t * SPOTS + k] = (unsigned char)(before ^ (uniform(&state) < 0.3));
+            const int before = t ? h.on[(t - 1) * UNITS + k] : uniform(&state) < 0.5;
+            h.on[t * UNITS + k] = (unsigned char)(before ^ (uniform(&state) < 0.3));
         }
     }
     return h;
 }
 
-/* The sources during step t: switched on and off, or moving on circles with waves in their power, one turn in 40 steps. */
+/* The sources during step t: switched on and off, or with powers in waves of 40 steps. */
 static void source(const heating *h, int t, int n, double *f) {
     memset(f, 0, (size_t)n * n * sizeof *f);
-    for (int k = 0; k < SPOTS; k++) {
-        const double angle = 2 * pi * t / 40 + h->phase[k], c = 0.5 / (pi * pi * h->width[k] * h->width[k]);
-        const double x = h->x[k] + (h->drifting ? 0.1 * cos(angle) : 0);
-        const double y = h->y[k] + (h->drifting ? 0.1 * sin(angle) : 0);
-        const double power = h->power[k] * (h->drifting ? 0.5 + 0.25 * sin(2 * angle) : h->on[t * SPOTS + k]);
+    for (int k = 0; k < UNITS; k++) {
+        const double x = units[k][0], y = units[k][1], c = 0.5 / (pi * pi * units[k][2] * units[k][2]);
+        const double wave = 0.75 + 0.25 * sin(2 * pi * t / 40 + h->phase[k]);
+        const double power = h->power[k] * (h->smooth ? wave : h->on[t * UNITS + k]);
         if (power == 0) continue;
         for (int i = 0; i < n; i++)
             for (int j = 0; j < n; j++) {
@@ -291,20 +293,20 @@ int main(int argc, char **argv) {
     static const policy native = {"", 0, 0, 0}, every[] = {
         {"previous state", 0, 0, 0},
         {"extrapolation", 0, 1, 0},
-        {"last 3 changes, projected", 0, INCREMENTS, 1},
+        {"last 8 changes, projected", 0, INCREMENTS, 1},
         {"network", 1, 0, 0},
         {"network, projected", 1, 0, 1},
-        {"network and 3 changes, projected", 1, INCREMENTS, 1},
+        {"network and 8 changes, projected", 1, INCREMENTS, 1},
     };
     if (argc < 5 || atoi(argv[2]) < 3) {
-        fprintf(stderr, "usage: time_loop heat_step.sciops n dt steps [tolerance [switching|drifting [exponent [seed]]]]\n");
+        fprintf(stderr, "usage: time_loop heat_step.sciops n dt steps [tolerance [switching|smooth [exponent [seed]]]]\n");
         return 2;
     }
     const int n = atoi(argv[2]), steps = atoi(argv[4]);
     const double tolerance = argc > 5 ? atof(argv[5]) : 1e-3;
-    const int drifting = argc > 6 && strcmp(argv[6], "drifting") == 0;
+    const int smooth = argc > 6 && strcmp(argv[6], "smooth") == 0;
     scheme s = {.n = n, .size = (size_t)n * n, .dt = atof(argv[3]), .exponent = argc > 7 ? atof(argv[7]) : 4.0 / 3.0};
-    heating h = heat(WARMUP + steps, drifting, argc > 8 ? (uint64_t)atoll(argv[8]) : 1);
+    heating h = heat(WARMUP + steps, smooth, argc > 8 ? (uint64_t)atoll(argv[8]) : 1);
     const sciops_options options = {.threads = 1};
     sciops_model *model = NULL;
     if (sciops_load(argv[1], &options, &model) != SCIOPS_OK)
@@ -315,7 +317,7 @@ int main(int argc, char **argv) {
     for (size_t k = 0; k < sizeof parts / sizeof *parts; k++) *parts[k] = rest, rest += s.size;
     double *begin = rest, *reference = rest + s.size, *u = rest + 2 * s.size;
     march(&s, NULL, &native, &h, WARMUP, exact, begin);
-    h.on += WARMUP * SPOTS; /* the drifting sources begin anew */
+    h.on += WARMUP * UNITS; /* smooth sources begin anew */
     memcpy(reference, begin, s.size * sizeof *u);
     march(&s, NULL, &native, &h, steps, exact, reference);
     const double scale = sqrt(dot(reference, reference, s.size));
@@ -335,7 +337,7 @@ int main(int argc, char **argv) {
         wrong += !(difference <= 2 * t.allowed / scale + 1e-8);
     }
     sciops_free(model);
-    free(h.on - WARMUP * SPOTS);
+    free(h.on - WARMUP * UNITS);
     free(memory);
     return wrong ? 1 : 0;
 }
