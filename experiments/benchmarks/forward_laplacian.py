@@ -19,7 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from sciops.core.calculus import LAPLACIAN
-from sciops.models import fused
+from sciops.models import fused, sweep
 from sciops.models.mlp import MLP
 from sciops.models.trial import Trial, Wrapped
 
@@ -43,12 +43,12 @@ def step_of(trial: Trial, x: Tensor, f: Tensor, loss: Callable[..., Tensor] = lo
 
 def plain(step: Step) -> Step:
     def run() -> tuple[Tensor, tuple[Tensor, ...]]:
-        known = fused._transformed
-        fused._transformed = lambda: True  # type: ignore[assignment]
+        known = fused.transformed
+        fused.transformed = sweep.transformed = lambda: True
         try:
             return step()
         finally:
-            fused._transformed = known  # type: ignore[assignment]
+            fused.transformed = sweep.transformed = known
 
     return run
 

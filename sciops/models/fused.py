@@ -18,7 +18,7 @@ def curve(phi: Smooth, plan: Plan, parts: Sequence[Tensor], bias: Tensor, form: 
     one temporary per operation. It is taken in ordinary eager execution, up to second order and for activations whose
     derivatives are closed forms; `bend` does the rest: compilers fuse it themselves, `torch.func` has its own rules.
     """
-    eager = not (torch.compiler.is_compiling() or _transformed())
+    eager = not (torch.compiler.is_compiling() or transformed())
     if eager and form is None and not plan.third and type(phi).jet is not Smooth.jet:
         return _Curve.apply(parts[0], parts[1] if len(parts) > 1 else None, bias, phi, plan)
     return _plain(phi, plan, parts, bias, form)
@@ -30,7 +30,7 @@ def _plain(phi: Smooth, plan: Plan, parts: Sequence[Tensor], bias: Tensor, form:
     return torch.cat([h[None], t.expand(-1, len(h), -1)])
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Inside torch.func's transforms or forward-mode differentiation."""
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
@@ -69,7 +69,7 @@ class _Curve(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         z, t, bias, q, *jets = ctx.saved_tensors
         plan: Plan = ctx.plan
-        if torch.is_grad_enabled() or _transformed() or torch._C._functorch.is_legacy_batchedtensor(g):
+        if torch.is_grad_enabled() or transformed() or torch._C._functorch.is_legacy_batchedtensor(g):
             return _again(ctx, z, t, bias, g)
         value, *slopes = z.unbind(0) if t is None else (z, *t.unbind(0))
         out = torch.empty((1 + len(slopes), *value.shape), dtype=value.dtype, device=value.device)

@@ -14,6 +14,7 @@ from sciops.models.activations import Smooth, activation
 from sciops.models.channels import Plan, bend, orders_up_to, unit_seeds
 from sciops.models.embeddings import Embedding, Scaled
 from sciops.models.fused import curve
+from sciops.models.sweep import sweep, sweepable
 from sciops.models.trial import Linear, Tape, Trial
 
 __all__ = ["MLP", "Plan", "bend", "orders_up_to"]
@@ -87,8 +88,6 @@ class MLP(Trial):
         if any(not isinstance(key, str) and sum(key) > 3 for key in request):
             return super().derivatives(x, request, tape)
         plan = Plan.of(request, self.ndim)
-        if not len(plan) and tape is None:  # values alone
-            return {key: self(x) for key in request}
         channels = self.propagate(x, unit_seeds(plan, x), plan, tape)
         return {key: channels[plan.row_of(key)] for key in request}
 
@@ -102,6 +101,8 @@ class MLP(Trial):
     ) -> list[Float[Tensor, "N c"]]:
         """The value and the plan's channels from the derivatives of x itself, `seeds`: along the axes, or others."""
         h, t = self.embedding.carry(x, seeds, plan, form)
+        if tape is None and sweepable(self.phi, plan, h, t, form):
+            return sweep(self.phi, plan, h, t, list(self.weights), list(self.biases))
         outputs: list[Tensor] = []
         for k, (W, b) in enumerate(zip(self.weights, self.biases, strict=True)):
             if k:

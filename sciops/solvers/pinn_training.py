@@ -30,7 +30,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "ss_broyden": {"max_iter": 20},
     "bfgs": {"max_iter": 20, "method": "bfgs"},
     "lbfgs": {"max_iter": 20, "history_size": 50, "line_search_fn": "strong_wolfe"},
-    "adam": {"lr": 1e-3},
+    "adam": {"lr": 1e-3, "fused": True},
     "soap": {"lr": 3e-3},
 }
 
