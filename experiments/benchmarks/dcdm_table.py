@@ -50,7 +50,7 @@ Case = tuple[int, float | None]
 
 BOXES: tuple[Case, ...] = ((64, None), (128, None), (256, None), (512, None))
 SCENES: tuple[Case, ...] = ((64, 0.02), (64, 0.2), (128, 0.02), (128, 0.2), (256, 0.02), (256, 0.2))
-COLUMNS = (("dcdm", 2), ("dcdm", 10), ("dcdm", 0), ("dcdm_energy", 2))
+WINDOWS = (2, 10, 0, 2)
 TITLES = ("DCDM k=2", "k=10", "k=0", "energy loss, k=2")
 
 REFERENCE: dict[Case, tuple[str, ...]] = {
@@ -190,7 +190,7 @@ def tables(records: Records, networks: Sequence[Sequence[Trained]], cases: Seque
         plain = records.measure(case, None, 0)
         runs = [
             [run for net in nets for run in records.measure(case, net, window)]
-            for nets, (_, window) in zip(networks, COLUMNS, strict=True)
+            for nets, window in zip(networks, WINDOWS, strict=True)
         ]
         replaced += sum(run["fallbacks"] for column in runs for run in column)
         times = [f"{1e3 * statistics.median(run['seconds'] for run in column):.2g}" for column in (plain, runs[0])]
@@ -208,6 +208,7 @@ def tables(records: Records, networks: Sequence[Sequence[Trained]], cases: Seque
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="dcdm", help="of the published loss: dcdm, or dcdm_clipped")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="training seeds, published loss, k = 2")
     parser.add_argument("--window-seeds", type=int, nargs="+", default=[0], help="those of k = 10 and k = 0")
     parser.add_argument("--energy-seeds", type=int, nargs="+", default=[0], help="those of the energy loss")
@@ -215,8 +216,9 @@ def main() -> None:
     parser.add_argument("--records", type=Path, default=ROOT / "runs" / "pressure" / "dcdm_table.jsonl")
     parser.add_argument("--out", type=Path, help="also write the tables to this file")
     options = parser.parse_args()
+    recipes = (options.recipe, options.recipe, options.recipe, "dcdm_energy")
     seeds = (options.seeds, options.window_seeds, options.window_seeds, options.energy_seeds)
-    networks = [[Trained.of(config, seed) for seed in own] for own, (config, _) in zip(seeds, COLUMNS, strict=True)]
+    networks = [[Trained.of(recipe, seed) for seed in own] for recipe, own in zip(recipes, seeds, strict=True)]
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread")
     cases = [case for case in (*BOXES, *SCENES) if case[0] <= options.largest]
     text = tables(Records(options.records), networks, cases)

@@ -25,6 +25,8 @@ class ConjugateDirectionsModule(SelfSupervisedModule):
     net        {class_path, init_args} of a network (n, 1, *space), active → (n, 1, *space), or a module
     loss       class path from `sciops.solvers.direction_losses`
     lr, schedule, pct_start, div_factor, final_div_factor   Adam; "onecycle_step" with its peak at lr, or "constant"
+    cycle_momentum   β₁ of Adam goes from 0.95 down to 0.85 and back while the rate goes up and down; false: 0.9. The
+               published loss has no upper bound: without clipped gradients single batches throw the training back
     harvest    train on residuals of the running solver too: in every second batch, b becomes the residual after
                1 … `harvest` steps of flexible CG with the network as it is, from x₀ = 0 (their x is known where the
                batch's is). Krylov residuals look like no random right-hand side, and where smooth error is left the
@@ -48,6 +50,7 @@ class ConjugateDirectionsModule(SelfSupervisedModule):
         pct_start: float = 0.3,
         div_factor: float = 25.0,
         final_div_factor: float = 1e4,
+        cycle_momentum: bool = True,
         harvest: int = 0,
         seed: int = 0,
     ) -> None:

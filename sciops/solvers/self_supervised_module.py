@@ -17,7 +17,7 @@ class SelfSupervisedModule(pl.LightningModule):
 
     A subclass calls `save_hyperparameters` in its own __init__ (Lightning reads the arguments from the calling frame),
     with `net` left out where that is a module, then `adopt`. Hyperparameters read: lr, schedule, pct_start and, where
-    there are any, div_factor, final_div_factor (25 and 1e4 otherwise).
+    there are any, div_factor, final_div_factor, cycle_momentum (25, 1e4 and true otherwise).
 
     kind      of the checkpoints; those of another kind are refused
     purpose   what the network is for, as in "does not hold a network for …"
@@ -55,7 +55,7 @@ class SelfSupervisedModule(pl.LightningModule):
         total = self._cycle_length()
         # PyTorch divides by zero where the rise takes exactly one step.
         rise = h["pct_start"] + (1e-6 if abs(h["pct_start"] * total - 1) < 1e-9 else 0)
-        factors = {name: h[name] for name in ("div_factor", "final_div_factor") if name in h}
+        factors = {name: h[name] for name in ("div_factor", "final_div_factor", "cycle_momentum") if name in h}
         cycle = torch.optim.lr_scheduler.OneCycleLR(adam, h["lr"], total, pct_start=rise, **factors)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
 

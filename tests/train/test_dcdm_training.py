@@ -142,6 +142,20 @@ def test_published_route_and_its_missing_solution(tmp_path: Path, capsys: pytest
     assert "EnergyContraction needs x" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("cycle", "first"), [(True, 0.95), (False, 0.9)])
+def test_the_momentum_goes_with_the_cycle_or_stays(cycle: bool, first: float) -> None:
+    module = ConjugateDirectionsModule(SMALL, cycle_momentum=cycle)
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        enable_checkpointing=False,
+    )  # fmt: skip
+    betas = []
+    module.on_train_batch_end = lambda *_: betas.append(trainer.optimizers[0].param_groups[0]["betas"][0])  # type: ignore[method-assign]
+    trainer.fit(module, datamodule=ResidualData(shape=[6, 6], steps=10, valid=2))
+    assert betas[-1] == pytest.approx(first, abs=0.01)
+    assert min(betas) == pytest.approx(0.85 if cycle else 0.9, abs=0.01)
+
+
 def test_the_recipe_in_three_dimensions_trains_and_solves(tmp_path: Path) -> None:
     """The published network (97,216 weights without biases), six steps on small cubes."""
     recipe = Path(__file__).parents[2] / "experiments" / "pressure" / "dcdm_3d.yaml"
