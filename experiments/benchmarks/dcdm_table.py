@@ -213,6 +213,7 @@ def main() -> None:
     parser.add_argument("--window-seeds", type=int, nargs="+", default=[0], help="those of k = 10 and k = 0")
     parser.add_argument("--energy-seeds", type=int, nargs="+", default=[0], help="those of the energy loss")
     parser.add_argument("--largest", type=int, default=512, help="largest grid")
+    parser.add_argument("--largest-scene", type=int, default=256, help="largest grid with walls and solids")
     parser.add_argument("--records", type=Path, default=ROOT / "runs" / "pressure" / "dcdm_table.jsonl")
     parser.add_argument("--out", type=Path, help="also write the tables to this file")
     options = parser.parse_args()
@@ -220,7 +221,8 @@ def main() -> None:
     seeds = (options.seeds, options.window_seeds, options.window_seeds, options.energy_seeds)
     networks = [[Trained.of(recipe, seed) for seed in own] for recipe, own in zip(recipes, seeds, strict=True)]
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {torch.get_num_threads()} thread")
-    cases = [case for case in (*BOXES, *SCENES) if case[0] <= options.largest]
+    limits = (options.largest, min(options.largest, options.largest_scene))
+    cases = [case for case in (*BOXES, *SCENES) if case[0] <= limits[case[1] is not None]]
     text = tables(Records(options.records), networks, cases)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
