@@ -172,7 +172,7 @@ def test_stiff_parts_afloat_skip_the_trial() -> None:
 def watched(history: list[float], target: int | None = None, patience: float = PATIENCE) -> Watcher:
     """A watcher that has seen this history, step by step."""
     system = FaceSystem(diffusion(np.ones((4, 4))))
-    watcher = Watcher(RepeatedCycle(system, lambda r, z: None, 1.0), 1e-8, target, 0, patience)
+    watcher = Watcher(RepeatedCycle(system, lambda r, z: None), 1e-8, target, 0, patience)
     for n in range(1, len(history)):
         # A step of length one: Ritz values that stay together.
         watcher(Outcome(np.zeros(1), n, history[: n + 1], alphas=[1.0] * n, betas=[0.1] * n))

@@ -46,8 +46,8 @@ def test_polynomial_of_the_cycle_is_symmetric_positive_and_chebyshevs(kind: str,
     matrix = A.to_scipy(0).toarray()
     once = RepeatedCycle(system, cycle)
     root = np.linalg.cholesky(matrix)
-    values, vectors = np.linalg.eigh(root.T @ dense(once, A.space) @ root)
-    several = RepeatedCycle(system, cycle, float(values[-1]))
+    values = np.linalg.eigvalsh(root.T @ dense(once, A.space) @ root)
+    several = RepeatedCycle(system, cycle, largest=float(values[-1]))
     several.times = times
     B = dense(several, A.space)
     assert several.products == (times - 1) * len(matrix)
@@ -98,9 +98,21 @@ def test_steps_left() -> None:
     assert steps_left([1.0, 0.1, 0.1, 0.1], 0.0) == np.inf
 
 
-def test_a_cycle_without_a_bound_of_its_spectrum_cannot_be_repeated() -> None:
-    A = operator((4, 4), 5)
-    cycle = RepeatedCycle(FaceSystem(A), lambda r, z: np.copyto(z, r))
-    cycle.times = 2
-    with pytest.raises(ValueError, match="largest"):
-        cycle(np.ones(A.space), np.zeros(A.space))
+def test_strengthening() -> None:
+    """Aggregation gets sweeps, other cycles are repeated, and both have their limits."""
+    A = operator((6, 5), 6)
+    system = FaceSystem(A)
+    aggregation, other = AggregationCycle(system, 3, 2.0, np.float32), BoxHierarchy(BoxMatrix.from_operator(A))
+    for cycle, read, most in (
+        (RepeatedCycle(system, aggregation), lambda: aggregation.sweeps, 8),
+        (box := RepeatedCycle(system, other), lambda: box.times, 4),
+    ):
+        assert not cycle.strengthen(1.0)
+        before = read()
+        assert cycle.strengthen(1.2)
+        assert before < read() < most
+        assert cycle.strengthen(9.0)
+        assert read() == most
+        assert not cycle.strengthen(9.0)
+    assert box.times == 4
+    assert RepeatedCycle(system, aggregation).times == 1

@@ -16,36 +16,39 @@ from sciops.numerics.compiled.boxmg import Advice, BoxHierarchy, BoxOptions
 from sciops.numerics.compiled.boxmg_matrix import BoxMatrix
 from sciops.numerics.compiled.conjugate_gradients import Outcome, Precondition, conjugate_gradients
 from sciops.numerics.compiled.islands import BalancedCycle, Islands, float_in_numbers, gap, levelled
-from sciops.numerics.compiled.repeated import RepeatedCycle, ritz_values, steps_left
+from sciops.numerics.compiled.repeated import MOST, RepeatedCycle, ritz_values, steps_left
 from sciops.numerics.compiled.systems import FaceSystem, System, faces_of
 
 METHODS = ("auto", "box")
 PATIENCE = 28
 """Further steps of aggregation that cost about as much as a set-up and a solve with operator-dependent multigrid."""
+SWEEPS = 3
+"""Of aggregation on trial: the kernels fuse them, so that a third costs less than the steps that it saves."""
 SURE, SOON, LAST = 8, 5, 4
 """Steps after which the rate of a cycle is trusted: of a first one, of one that took over, and after a change."""
-MOST = 4
-"""Most cycles in one step."""
-AIM = 0.85
-"""The share of the steps that are left which a run is planned for: rates are known to about that."""
+EARLY, SHORT, AIM = 1.15, 0.95, 0.85
+"""Shares of the steps that are left: a cycle that needs more than EARLY of them, or from step SURE on more than SHORT,
+is made strong enough for AIM."""
 SMALL = 2**16
 """Cells of a 2-D grid up to which islands are looked for at once; on larger ones, when one is felt."""
 STILL, APART = 0.6, 0.05
 """A residual that falls by less than STILL in three steps; a Ritz value below APART of the next one."""
-MARGIN = 1.05
-"""The largest Ritz value after SURE steps is that much too small at most."""
 
 
 @dataclass(frozen=True)
 class BoxMultigrid(CompiledCG):
-    """Conjugate gradients in float64 with one cycle of `BoxHierarchy` per step.
+    """Conjugate gradients in float64 with cycles of aggregation or of `BoxHierarchy`, whichever promises to be fast.
 
     `method="auto"` tries unsmoothed aggregation on face-weight systems first, whose set-up costs next to nothing; where
     its first steps say that it will need many, the iteration goes on from there with operator-dependent multigrid. The
     set-up of that is then part of the first solve. "box" skips the trial; so do systems with stiff parts afloat, where
     aggregation is known to fail.
     3-D systems with a wide gap in their weights get W-cycles and, where stiff parts float, those parts' constants are
-    solved for exactly (`islands`). `options`: see `BoxOptions`; `advice`: see `BoxHierarchy`.
+    solved for exactly (`islands`); small 2-D ones too, large ones when a tiny Ritz value stops the residual.
+    `target`: where the first steps say that the solve to `tol` will take more iterations than that, the cycle gets
+    stronger from there on: aggregation by more sweeps, others by repetition, so that one iteration then holds up to
+    four cycles (`RepeatedCycle`; `applications` counts a product with A for each). 3-D systems with islands, where that
+    does not pay, keep one cycle. None: one cycle always. `options`: see `BoxOptions`; `advice`: see `BoxHierarchy`.
     Takes FaceOperators and symmetric StencilOperators of radius 1 that are not periodic, in 1 to 3 dimensions.
     Cost O(N) for the set-up and for every iteration. Memory: see `BoxHierarchy`.
     Reference: Dendy, J. Comput. Phys. 48 (1982) 366.
@@ -78,21 +81,24 @@ class BoxMultigrid(CompiledCG):
             return self._box(system, A, i)
 
         if self.method_choice == "auto" and isinstance(system, FaceSystem) and not float_in_numbers(system):
-            return Trial(RepeatedCycle(system, AggregationCycle(system, 2, 2.0, np.float32)), box)
+            return Trial(RepeatedCycle(system, AggregationCycle(system, SWEEPS, 2.0, np.float32)), box)
         return box()
 
     def _box(self, system: System, A: LinearOperator, i: int) -> RepeatedCycle:
         matrix, options = BoxMatrix.from_operator(A, i), self.options or BoxOptions()
         if self.advice is not None or not isinstance(system, FaceSystem):
-            return RepeatedCycle(system, BoxHierarchy(matrix, options, self.advice), 1.0)
+            return RepeatedCycle(system, BoxHierarchy(matrix, options, self.advice))
         if matrix.gz == 0 and matrix.unknowns > SMALL:
-            return RepeatedCycle(system, BoxHierarchy(matrix, options), 1.0, lambda: find_islands(system))
+            return RepeatedCycle(system, BoxHierarchy(matrix, options), lambda: find_islands(system))
         threshold = gap(levelled(system))
         if threshold is not None and matrix.gz:
             options = replace(options, cycle="W")
         islands = None if threshold is None else Islands.find(system, threshold)
         cycle = BoxHierarchy(matrix, options)
-        return RepeatedCycle(system, cycle if islands is None else BalancedCycle(islands, cycle), 1.0)
+        if islands is None:
+            return RepeatedCycle(system, cycle)
+        # In 3-D many modes are slow, one or more an island: repetition costs more there than it saves.
+        return RepeatedCycle(system, BalancedCycle(islands, cycle), most=1 if matrix.gz else MOST)
 
     def iterate(
         self,
@@ -129,10 +135,6 @@ class BoxMultigrid(CompiledCG):
         """Conjugate gradients under a `Watcher`; also whether that one gave the cycle up."""
         watcher, before = Watcher(cycle, tol, self.target, done, patience), cycle.products
         out = conjugate_gradients(system, cycle, b, x0, tol, maxiter, watcher)
-        if out.status is Status.DIVERGED and cycle.times > 1 and out.iterations < maxiter:
-            # The spectrum was taken for shorter than it is.
-            cycle.times, watcher.target = 1, None
-            out = _joined(out, conjugate_gradients(system, cycle, b, out.x, tol, maxiter - out.iterations, watcher))
         out.applications += cycle.products - before
         return out, watcher.weak and out.status is Status.MAX_ITER
 
@@ -150,11 +152,11 @@ class Trial:
 
 
 class Watcher:
-    """Looks at the residuals of a run: gives the cycle up (`weak`), or has it repeated in every further step.
+    """Looks at the residuals of a run: gives the cycle up (`weak`), or makes it stronger for all further steps.
 
-    The first is asked every fourth step, with the rate of the last three. The second is asked from step `SURE` on (one
-    that took over from another cycle: SOON), with the mean rate since the start or since the last change: `times`
-    grows until, by that rate, the run ends within `target` steps, the `done` ones before it included.
+    The first is asked every fourth step, with the rate of the last three. The second is asked from step SURE on (in one
+    that took over from another cycle: SOON), with the mean rate since the start or since the last change: the cycle
+    gets stronger until, by that rate, the run ends within `target` steps, the `done` ones before it included.
     """
 
     def __init__(self, cycle: RepeatedCycle, tol: float, target: int | None, done: int, patience: float) -> None:
@@ -167,10 +169,12 @@ class Watcher:
             return False
         if n % 4 == 0 and steps_left(out.history, self.tol, 3) * cycle.times > self.patience:
             self.weak = True
-        elif self.target is not None and not self._outlier(out):
-            if n >= (LAST if self.changed else SOON if self.done else SURE):
-                self._repeat(out, self.target - self.done - out.iterations)
+        elif self.target is not None and not self._outlier(out) and n >= self._patient():
+            self._strengthen(out, self.target - self.done - out.iterations)
         return self.weak
+
+    def _patient(self) -> int:
+        return LAST if self.changed else SOON if self.done else SURE
 
     def _outlier(self, out: Outcome) -> bool:
         """Does the residual stand still because of a single tiny eigenvalue? Islands, if there are any, lift it."""
@@ -182,13 +186,10 @@ class Watcher:
             self.changed = out.iterations
         return found or out.history[-1] > out.history[-2]
 
-    def _repeat(self, out: Outcome, room: int) -> None:
-        cycle = self.cycle
-        left = steps_left(out.history, self.tol, out.iterations - self.changed) * cycle.times
-        if left > AIM * room * cycle.times and cycle.times < MOST:
-            if cycle.largest is None:
-                cycle.largest = MARGIN * float(ritz_values(out.alphas, out.betas)[-1])
-            cycle.times = next((t for t in range(cycle.times + 1, MOST) if left <= AIM * t * room), MOST)
+    def _strengthen(self, out: Outcome, room: int) -> None:
+        left = steps_left(out.history, self.tol, out.iterations - self.changed)
+        enough = (EARLY if out.iterations < SURE else SHORT) * room
+        if room > 0 and left > enough and self.cycle.strengthen(left / max(AIM * room, 1.0)):
             self.changed = out.iterations
 
 

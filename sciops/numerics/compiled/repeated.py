@@ -1,16 +1,19 @@
-"""Several cycles in one preconditioner, for matrices on which one cycle is seen to be weak."""
+"""Cycles that can be made stronger while conjugate gradients run, and what the run says about their spectrum."""
 
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from sciops.numerics.compiled.aggregation import AggregationCycle
 from sciops.numerics.compiled.conjugate_gradients import Precondition
 from sciops.numerics.compiled.islands import BalancedCycle, Islands
 from sciops.numerics.compiled.systems import System
 
 LEAST = 1 / 8
 """Lower end of Chebyshev's interval as a share of the upper one."""
+MOST, MOST_SWEEPS = 4, 8
+"""Most cycles in one application, most sweeps of aggregation before and after the coarse grid."""
 
 
 class RepeatedCycle:
@@ -18,9 +21,10 @@ class RepeatedCycle:
 
     1 − λ q(λ) is Chebyshev's polynomial of degree `times` for [a, b], b = `largest`, a = LEAST·b: eigenvalues of BA in
     between come near 1, those below a grow by up to times² against them. Linear in r, symmetric, and positive definite
-    if B is and BA has no eigenvalue above a + b, which leaves an eighth for an estimate of `largest` from below.
-    One application costs `times` cycles and `times` − 1 products with A (`products` counts these); `times` and
-    `largest` may be changed between applications. Memory: 3 vectors once `times` > 1.
+    if B is and BA has no eigenvalue above a + b. The cycles of `BoxHierarchy` have none above 1.
+    One application costs `times` cycles and `times` − 1 products with A (`products` counts these); `times` may be
+    changed between applications. `most` is their limit. `find` looks for islands that may slow the cycle down.
+    Memory: 3 vectors once `times` > 1. Useless where few eigenvalues lie apart, for which every one costs a step.
     Reference: Johnson, Micchelli, Paul, SIAM J. Numer. Anal. 20 (1983) 362.
     """
 
@@ -28,11 +32,12 @@ class RepeatedCycle:
         self,
         system: System,
         cycle: Precondition,
-        largest: float | None = None,
         find: Callable[[], Islands | None] | None = None,
+        largest: float = 1.0,
+        most: int = MOST,
     ) -> None:
-        self.system, self.cycle, self.times, self.largest, self.find = system, cycle, 1, largest, find
-        self.products = 0
+        self.system, self.cycle, self.find, self.largest, self.most = system, cycle, find, largest, most
+        self.times, self.products = 1, 0
         self._vectors: tuple[np.ndarray, ...] = ()
 
     def __call__(self, r: np.ndarray, z: np.ndarray) -> None:
@@ -42,8 +47,6 @@ class RepeatedCycle:
         if not self._vectors:
             self._vectors = tuple(np.empty_like(z) for _ in range(3))
         rest, step, work = self._vectors
-        if self.largest is None:
-            raise ValueError("A repeated cycle needs a bound of its spectrum; set `largest`.")
         upper, lower = self.largest, LEAST * self.largest
         middle, radius = (upper + lower) / 2, (upper - lower) / 2
         z /= middle
@@ -60,6 +63,19 @@ class RepeatedCycle:
             step += work
             z += step
             ratio = following
+
+    def strengthen(self, need: float) -> bool:
+        """Make it strong enough for `need` times fewer steps, as far as that goes; False if it stays what it is.
+
+        Aggregation gets more sweeps, of which σ times as many save about a factor σ^0.8 in steps; other cycles are
+        repeated, which saves nearly the factor `times`.
+        """
+        before = self.times, getattr(self.cycle, "sweeps", 0)
+        if isinstance(self.cycle, AggregationCycle):
+            self.cycle.sweeps = min(MOST_SWEEPS, math.ceil(self.cycle.sweeps * need**1.25))
+        else:
+            self.times = min(self.most, math.ceil(self.times * need))
+        return before != (self.times, getattr(self.cycle, "sweeps", 0))
 
     def balance(self) -> bool:
         """Put the islands that `find` finds around the cycle, once; False if there are none."""
