@@ -23,6 +23,7 @@ class Density(nn.Module):
     log_prob(x)    (N, d) → (N,) natural logarithm, −∞ outside the box; differentiable in x and in the parameters
     sample(n, g)   (n, d) detached points; every random number comes from the CPU generator `g`, whatever the device
     rsample(n, g)  the same points, differentiable in the parameters, where the density is a flow
+    spread(n, g)   detached points of the same law that fill the box more evenly
     """
 
     lower: Tensor
@@ -64,6 +65,20 @@ class Density(nn.Module):
         with torch.no_grad():
             return self.rsample(n, random)
 
+    def from_unit(self, u: Float[Tensor, "n d"]) -> Float[Tensor, "n d"] | None:
+        """Points of the unit cube to the box, so that uniform ones get the law p; None where no such map is known."""
+        return None
+
+    def spread(self, n: int, random: torch.Generator) -> Float[Tensor, "n d"]:
+        """n detached points whose means of smooth functions vary less than those of `sample`: a scrambled Sobol' set
+        through `from_unit`, each point of it with the law p; `sample` where there is no such map."""
+        seed = int(torch.randint(2**31, (), generator=random))
+        u = torch.quasirandom.SobolEngine(self.ndim, scramble=True, seed=seed).draw(n, dtype=torch.float64)
+        small = torch.finfo(self.lower.dtype).eps
+        with torch.no_grad():
+            x = self.from_unit(u.to(self.lower).clamp(small, 1 - small))
+            return self.sample(n, random) if x is None else x.clamp(self.lower, self.upper)
+
     def draw(self, n: int, random: torch.Generator, normal: bool = False) -> Float[Tensor, "n d"]:
         """n·d uniform or standard normal numbers, drawn on the CPU in the density's dtype."""
         kind = torch.randn if normal else torch.rand
@@ -88,6 +103,10 @@ class Flow(Density):
     def base_log_prob(self, z: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
         """log p_base(z)."""
 
+    @abstractmethod
+    def from_unit(self, u: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        """Points of the unit cube to the box, so that uniform ones get the law p."""
+
     def log_prob(self, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
         inside = self.inside(x)
         # Outside points go through the map at a harmless place, so that no NaN reaches the gradient.
@@ -101,8 +120,31 @@ class Uniform(Density):
     def log_prob(self, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
         return torch.where(self.inside(x), torch.zeros_like(x[:, 0]) - self.log_volume, -math.inf)
 
+    def from_unit(self, u: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return self.lower + u * (self.upper - self.lower)
+
     def rsample(self, n: int, random: torch.Generator) -> Float[Tensor, "n d"]:
-        return self.lower + self.draw(n, random) * (self.upper - self.lower)
+        return self.from_unit(self.draw(n, random))
+
+
+class Arcsine(Density):
+    """p = Π_j 1/(π √(t_j (1 − t_j)) width_j), t the box scaled to the unit cube: points crowd at the walls.
+
+    What it gives layers at a wall of thickness δ is some 1/√δ of what uniform points do; in the middle p is (2/π)^d of
+    the uniform density.
+    """
+
+    def log_prob(self, x: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
+        t = ((x - self.lower) / (self.upper - self.lower)).clamp(0, 1)
+        small = torch.finfo(x.dtype).tiny
+        log_p = -0.5 * (t.clamp(min=small).log() + (1 - t).clamp(min=small).log()).sum(-1)
+        return torch.where(self.inside(x), log_p - self.ndim * math.log(math.pi) - self.log_volume, -math.inf)
+
+    def from_unit(self, u: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return self.lower + torch.sin(math.pi / 2 * u).square() * (self.upper - self.lower)
+
+    def rsample(self, n: int, random: torch.Generator) -> Float[Tensor, "n d"]:
+        return self.from_unit(self.draw(n, random))
 
 
 def box(lower: Any, upper: Any) -> tuple[Float[Tensor, " d"], Float[Tensor, " d"]]:

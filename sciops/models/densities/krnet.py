@@ -24,7 +24,7 @@ class KRnet(Flow):
     [−50, 50] for all coordinates.
 
     step        coordinates that leave at a time, 1 as published for d ≤ 3 (2 in eight dimensions)
-    depth       6, even, so that the order is restored; 12 came closer to a critic with a penalty on ∇p
+    depth       6, even, so that the order is restored
     width       24, conditioners with two hidden layers, Glorot normal
     activation  "silu" or "tanh": smooth, as a penalty on ∇p needs it; "relu" as published, for cross-entropy
     rotation    an LU-factored matrix before each stage
@@ -126,6 +126,9 @@ class KRnet(Flow):
 
     def base_log_prob(self, z: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
         return -0.5 * (z**2).sum(-1) - 0.5 * self.ndim * math.log(2 * math.pi)
+
+    def from_unit(self, u: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return self.inverse(torch.special.ndtri(u))[0]
 
     def rsample(self, n: int, random: torch.Generator) -> Float[Tensor, "n d"]:
         return self.inverse(self.draw(n, random, normal=True))[0]

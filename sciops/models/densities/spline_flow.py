@@ -74,6 +74,9 @@ class SplineFlow(Flow):
     def base_log_prob(self, z: Float[Tensor, "N d"]) -> Float[Tensor, " N"]:
         return torch.zeros_like(z[:, 0])
 
+    def from_unit(self, u: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+        return self.inverse(u)[0]
+
     def rsample(self, n: int, random: torch.Generator) -> Float[Tensor, "n d"]:
         # lower + z·width can round past the wall by one unit in the last place.
         return self.inverse(self.draw(n, random))[0].clamp(self.lower, self.upper)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sciops.core.errors import UsageError
 from sciops.models.densities.base import Density
+from sciops.models.densities.krnet import KRnet
 from sciops.numerics.critic import adapted
 from sciops.solvers.samplers.base import Residual
 from sciops.solvers.samplers.flow_sampler import SPLINE, FlowSampler, log_magnitude, tempered
@@ -34,6 +35,8 @@ class AAS(FlowSampler):
     baseline  False for b = 0
     k         q ∝ |r|^k
     ess       tempering of q as in DAS-R, 0.1: where a pool cannot carry q, its largest bearable power
+    slope     ∇p by a second reverse pass ("exact") or by a "difference" in one random direction per point, right in
+              expectation; "auto": exact for KRnet in up to three dimensions
     others    see `FlowSampler`
 
     Twice differentiable flows only: the spline flow, or KRnet with a smooth conditioner, whose penalty counts in the
@@ -60,6 +63,7 @@ class AAS(FlowSampler):
         k: float = 2.0,
         ess: float = 0.1,
         warm: int | None = None,
+        slope: str = "auto",
     ) -> None:
         super().__init__(flow, uniform, pool, rounds, steps, batch, lr, clip)
         if not beta > 0 or not k > 0 or not 0 <= ess < 1:
@@ -67,7 +71,9 @@ class AAS(FlowSampler):
         if coverage is not None and not 0 < coverage[0] < coverage[1] <= 1:
             raise UsageError(f"coverage must be 0 < low < high ≤ 1 or None; got {coverage}.")
         self.first_beta, self.range, self.baseline, self.k, self.ess = beta, coverage, baseline, k, ess
-        self.warm = warm
+        if slope not in ("auto", "exact", "difference"):
+            raise UsageError(f"slope must be auto, exact or difference; got '{slope}'.")
+        self.warm, self.slope = warm, slope
 
     def begin(self) -> None:
         super().begin()
@@ -110,7 +116,9 @@ class AAS(FlowSampler):
     def loss(self, x: Float[Tensor, "n d"], p: Float[Tensor, " n"], target: Float[Tensor, " n"]) -> Float[Tensor, ""]:
         if self.cold > 0:
             return self.cross_entropy(x, target)
-        return -objective(self.flow, x, p, target, self.beta, self.lower, self.upper, self.random)
+        exact = isinstance(self.flow, KRnet) and self.ndim <= 3 if self.slope == "auto" else self.slope == "exact"
+        random = None if exact else self.random
+        return -objective(self.flow, x, p, target, self.beta, self.lower, self.upper, random)
 
 
 def objective(

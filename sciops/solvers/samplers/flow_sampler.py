@@ -10,7 +10,7 @@ from torch import Tensor
 from sciops.core.config import build
 from sciops.core.errors import UsageError
 from sciops.core.random import case_seed
-from sciops.models.densities.base import Density, MassLost, Uniform, check_mass
+from sciops.models.densities.base import Arcsine, Density, MassLost, Uniform, check_mass
 from sciops.models.densities.krnet import KRnet
 from sciops.models.densities.mixture import Mixture, safeguarded
 from sciops.solvers.samplers.base import Points, Residual, Sampler, effective_size, magnitudes
@@ -116,10 +116,19 @@ class FlowSampler(Sampler):
         return False
 
     def draw_pool(self) -> tuple[Float[Tensor, "N d"], Float[Tensor, " N"]]:
-        """Points of the present flow and its uniform share, on the flow's whole support, and their density."""
-        whole = Uniform(self.flow.lower, self.flow.upper)
+        """Points of the present flow and its uniform share, on the flow's whole support, and their density.
+
+        For KRnet in up to three dimensions both are evenly spread, and the share crowds at the walls: ∇p has layers
+        there, of which uniform points see a few per cent.
+        """
+        layers = isinstance(self.flow, KRnet) and self.ndim <= 3
+        whole = (Arcsine if layers else Uniform)(self.flow.lower, self.flow.upper)
         law = Mixture([self.flow, whole], [1 - self.eps, self.eps])
-        x = law.sample(self.pool, self.random)
+        if layers:
+            few = round(self.eps * self.pool)
+            x = torch.cat([self.flow.spread(self.pool - few, self.random), whole.spread(few, self.random)])
+        else:
+            x = law.sample(self.pool, self.random)
         with torch.no_grad():
             p = law.prob(x)
         if not bool(torch.isfinite(x).all() & torch.isfinite(p).all()):
