@@ -20,7 +20,7 @@ class FNO(nn.Module):
 
     * appends the coordinates of the layout, x ∈ [0, 1] per axis: "node" i/(n−1), both ends included; "cell"
       (i+½)/n; a periodic axis i/n (the library's grid always leaves out the end, and is turned off)
-    * pads each non-periodic axis with zeros behind its end, by `padding` points and one more where the size would be
+    * pads each non-periodic axis with zeros behind its end, by `padding` and one point more where the size would be
       odd, and crops the output (the library's transform is wrong for odd sizes on any axis but the last). The
       coordinates run on beyond 1 in the padding, so that the network can tell it from the domain
     * refuses an odd size on a periodic axis other than the last, where padding would break the period
@@ -30,9 +30,12 @@ class FNO(nn.Module):
     n_modes  one number, or one per axis, in the published meaning: 12 keeps |k| < 12
     bc       "dirichlet", "neumann" or "periodic", for all axes or per axis; decides only the padding and the
              coordinates: no condition is enforced
+    padding  zeros behind a wall: a number of points, or as a float a part of the domain's length, 0.25 for a quarter.
+             Points are the published form, and another length on every grid: where a network is asked on other grids
+             than its own, take a part
     Cost O(width² · n_modes^d + width · points · log points) per layer, parameters O(width² · n_modes^d) per layer.
-    Not traceable by torch.fx; torch.export works, for one grid size. Use at other grid sizes is approximate: a padding
-    of fixed length is another fraction of the domain. UsageError (a ValueError) on a refused grid or dtype.
+    Not traceable by torch.fx; torch.export works, for one grid size. UsageError (a ValueError) on a refused grid or
+    dtype.
     Li et al., "Fourier neural operator for parametric partial differential equations", ICLR 2021.
     """
 
@@ -46,7 +49,7 @@ class FNO(nn.Module):
         ndim: int = 2,
         bc: str | Sequence[str] = "dirichlet",
         layout: str = "node",
-        padding: int = 9,
+        padding: int | float = 9,
     ):
         super().__init__()
         from neuralop.models import FNO as LibraryFNO
@@ -58,8 +61,11 @@ class FNO(nn.Module):
             raise UsageError(
                 f"width must be 2 or more (the pointwise network inside a layer has half of it); got {width}."
             )
-        if padding < 0:
-            raise UsageError(f"padding is a number of points, 0 or more; got {padding}.")
+        if padding < 0 or (isinstance(padding, float) and padding >= 1):
+            raise UsageError(
+                f"padding is a number of points (an integer, 0 or more) or a part of the domain's length (below 1.0); "
+                f"got {padding}."
+            )
         self.bc, self.layout, self.padding = per_axis(bc, ndim, layout), layout, padding
         # The library counts both signs of k, and on the last axis halves and adds one.
         both_signs = [2 * m for m in modes[:-1]] + [2 * (modes[-1] - 1)]
@@ -100,7 +106,11 @@ class FNO(nn.Module):
                     "odd size on any axis but the last, and padding would break the period; resample to an even size."
                 )
             return 0
-        return self.padding + (n + self.padding) % 2
+        pad = self.padding
+        if isinstance(pad, float):
+            spacings = n + {"node": -1, "cell": 0}.get(self.layout, 1)
+            pad = max(round(spacings * (1 + pad)) - n, 0)
+        return pad + (n + pad) % 2
 
     def _coordinates(self, x: Tensor, pads: Sequence[int]) -> Tensor:
         """One coordinate channel per axis on the padded grid, shape (n, d, *padded)."""

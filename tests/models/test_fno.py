@@ -140,6 +140,26 @@ def test_published_size() -> None:
     assert sum(2 * w.numel() for w in conv) == 4 * 2 * 2 * 32 * 32 * 12 * 12
 
 
+@pytest.mark.parametrize(("layout", "native", "fine"), [("node", 33, 97), ("cell", 32, 96)])
+def test_padding_as_a_part_of_the_domain_keeps_the_map_on_finer_grids(layout: str, native: int, fine: int) -> None:
+    """Nine points are another length on every grid: the answer changes there, with a part of the domain less so."""
+
+    def change(padding: int | float) -> float:
+        torch.manual_seed(0)
+        model = FNO(width=8, layers=2, n_modes=6, padding=padding, layout=layout).eval()
+        answers = []
+        for n in (native, fine):
+            x = torch.arange(n) / (n - 1) if layout == "node" else (torch.arange(n) + 0.5) / n
+            f = torch.sin(torch.pi * x)[:, None] * torch.sin(2 * torch.pi * x)[None]
+            with torch.no_grad():
+                answers.append(model(f[None, None]))
+        first = 0 if layout == "node" else 1
+        coarse, shared = answers[0], answers[1][..., first::3, first::3]
+        return float((coarse - shared).norm() / coarse.norm())
+
+    assert change(0.25) < 0.3 * change(9)
+
+
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="n_modes"):
         FNO(n_modes=(4, 4, 4))
@@ -147,6 +167,8 @@ def test_bad_arguments_are_refused() -> None:
         FNO(width=1)
     with pytest.raises(ValueError, match="padding"):
         FNO(padding=-1)
+    with pytest.raises(ValueError, match="a part of the domain"):
+        FNO(padding=1.5)
     with pytest.raises(ValueError, match="ndim=2"):
         small()(torch.randn(1, 1, 16))
 
