@@ -7,6 +7,7 @@ input from r (m − o) + o − s·p on, where o is the fine index of native poin
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 import torch
@@ -206,12 +207,26 @@ def _maxima(d: int) -> Callable[[Call], Tensor]:
         )
         wide = tuple(s * w for s, w in zip(window.scale, dilation, strict=True))
         function = _MAXIMA[d - 1]
-        y = function(window.padded(-torch.inf), kernel, stride, 0, wide)
+        if torch.is_grad_enabled() and x.requires_grad:
+            y = function(window.padded(-torch.inf), kernel, stride, 0, wide)
+        else:  # the same values in half the time; among equal ones it has another gradient
+            y = _largest(window, kernel, wide)
         call.note("largest of the samples at native distance", True, 1.0)
         facts = (kernel, stride, padding, dilation, ceil)
         return window.finish(y, lambda b: function(b, kernel, stride, padding, dilation, ceil), facts)
 
     return pool
+
+
+def _largest(window: Window, kernel: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """Pooling along one axis after the other."""
+    y = window.padded(-torch.inf)
+    for j, (space, r, k, w) in enumerate(zip(window.found, window.stride, kernel, dilation, strict=True)):
+        dim = y.dim() - window.d + j
+        length = r * (window.call.refinement.fine(space) - 1) + 1
+        every = (slice(None),) * dim + (slice(None, None, r),)
+        y = reduce(torch.maximum, [y.narrow(dim, t * w, length)[every] for t in range(k)])
+    return y
 
 
 def _averages(d: int) -> Callable[[Call], Tensor]:
