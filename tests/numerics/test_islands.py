@@ -7,7 +7,7 @@ import torch
 from sciops.core.face_operator import FaceOperator
 from sciops.core.linear import Status
 from sciops.numerics.compiled.aggregation import AggregationMultigrid
-from sciops.numerics.compiled.box_multigrid import PATIENCE, BoxMultigrid, Trial, Watcher
+from sciops.numerics.compiled.box_multigrid import PATIENCE, SWEEPS, BoxMultigrid, Trial, Watcher
 from sciops.numerics.compiled.boxmg import BoxHierarchy, BoxOptions
 from sciops.numerics.compiled.boxmg_matrix import BoxMatrix
 from sciops.numerics.compiled.conjugate_gradients import Outcome, conjugate_gradients
@@ -149,7 +149,7 @@ def test_the_trial_keeps_aggregation_where_it_is_fast_and_leaves_it_where_it_is_
         assert (trial.second is None) is stays
         assert answer.status == [Status.OK]
         assert int(answer.iterations[0]) == len(answer.history) - 1
-        aggregation = AggregationMultigrid()
+        aggregation = AggregationMultigrid(SWEEPS)
         alone = aggregation.solve(aggregation.setup(A), b, tol=1e-9, maxiter=int(answer.iterations[0]))
         assert (alone.status == [Status.OK]) is stays
         # What was decided stays: the next right-hand side goes to the chosen cycle at once.

@@ -11,6 +11,7 @@ from sciops.core.linear import LinearOperator, Status
 from sciops.numerics.compiled.box_multigrid import BoxMultigrid
 from sciops.problems.high_contrast import HighContrast
 from sciops.problems.poisson import Poisson
+from sciops.problems.pressure import Pressure
 from sciops.solvers.boxmg_cg import BoxmgCG
 
 FAMILIES = {
@@ -128,3 +129,51 @@ def test_refuses_periodic_grids() -> None:
     problem = Poisson(condition="periodic", modes=4)
     grid = Grid.box((16, 16), layout="periodic")
     assert "periodic" in str(BoxmgCG().refuses(problem, grid))
+
+
+HARD = {
+    "free surface": (Pressure(scene="free_surface", ghost_fluid=True), (74, 20), 2),
+    "solids 31×96": (Pressure(), (31, 96), 33),
+    "white lognormal": (HighContrast(family="white_lognormal"), (18, 67), 39),
+    "plume, 3-D": (Pressure(ndim=3, scene="plume"), (27, 25, 12), 300),
+    "channels": (HighContrast(family="channels"), (93, 35), 559),
+    "inclusions ×1e6": (HighContrast(family="inclusions", contrast=1e6), (18, 82), 811),
+    "anisotropy, 3-D": (HighContrast(ndim=3, family="anisotropy"), (25, 23, 27), 978),
+}
+"""Draws on which one cycle per step takes 21 to 30 iterations."""
+
+
+@pytest.mark.parametrize("name", HARD)
+def test_hard_draws_stay_within_the_target(name: str) -> None:
+    problem, shape, seed = HARD[name]
+    A, b = problem.system(problem.sample([seed], Grid.box(shape, layout="cell")))
+    solver = BoxMultigrid()
+    answer = solver.solve(solver.setup(A), b, tol=1e-8, maxiter=20)
+    assert answer.status == [Status.OK]
+    assert float(answer.residual[0]) <= 1e-7
+
+
+def test_one_cycle_per_step_if_no_target_is_given() -> None:
+    problem, shape, seed = HARD["anisotropy, 3-D"]
+    A, b = problem.system(problem.sample([seed], Grid.box(shape, layout="cell")))
+    counts = {}
+    for target in (None, 20):
+        solver = BoxMultigrid("box", target=target)
+        answer = solver.solve(solver.setup(A), b, tol=1e-8)
+        counts[target] = int(answer.iterations[0]), answer.applications
+    # Without one, a product a step and one for the true residual; with one, fewer steps of more products.
+    assert counts[None][1] == counts[None][0] + 1
+    assert counts[20][0] <= 20 < counts[None][0]
+    assert counts[20][1] > counts[20][0] + 1
+
+
+def test_constant_coefficients_keep_one_aggregation_cycle_per_step() -> None:
+    problem = Pressure(scene="box")
+    A, b = problem.system(problem.sample([1], Grid.box((96, 96), layout="cell")))
+    solver = BoxMultigrid()
+    state = solver.setup(A)
+    answer = solver.solve(state, b, tol=1e-8)
+    trial = state.preconditions[0]
+    assert trial.second is None
+    assert trial.first.cycle.sweeps == 3
+    assert answer.applications == int(answer.iterations[0]) + 1 <= 12

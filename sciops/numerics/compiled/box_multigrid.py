@@ -47,7 +47,7 @@ class BoxMultigrid(CompiledCG):
     solved for exactly (`islands`); small 2-D ones too, large ones when a tiny Ritz value stops the residual.
     `target`: where the first steps say that the solve to `tol` will take more iterations than that, the cycle gets
     stronger from there on: aggregation by more sweeps, others by repetition, so that one iteration then holds up to
-    four cycles (`RepeatedCycle`; `applications` counts a product with A for each). 3-D systems with islands, where that
+    four cycles (`RepeatedCycle`; `applications` counts a product with A for each). 3-D systems with a gap, where that
     does not pay, keep one cycle. None: one cycle always. `options`: see `BoxOptions`; `advice`: see `BoxHierarchy`.
     Takes FaceOperators and symmetric StencilOperators of radius 1 that are not periodic, in 1 to 3 dimensions.
     Cost O(N) for the set-up and for every iteration. Memory: see `BoxHierarchy`.
@@ -91,14 +91,14 @@ class BoxMultigrid(CompiledCG):
         if matrix.gz == 0 and matrix.unknowns > SMALL:
             return RepeatedCycle(system, BoxHierarchy(matrix, options), lambda: find_islands(system))
         threshold = gap(levelled(system))
-        if threshold is not None and matrix.gz:
+        if threshold is None:
+            return RepeatedCycle(system, BoxHierarchy(matrix, options))
+        if matrix.gz:
             options = replace(options, cycle="W")
-        islands = None if threshold is None else Islands.find(system, threshold)
-        cycle = BoxHierarchy(matrix, options)
-        if islands is None:
-            return RepeatedCycle(system, cycle)
-        # In 3-D many modes are slow, one or more an island: repetition costs more there than it saves.
-        return RepeatedCycle(system, BalancedCycle(islands, cycle), most=1 if matrix.gz else MOST)
+        islands, cycle = Islands.find(system, threshold), BoxHierarchy(matrix, options)
+        # In 3-D so many modes of stiff parts are slow that repetition costs more than it saves.
+        most = 1 if matrix.gz else MOST
+        return RepeatedCycle(system, cycle if islands is None else BalancedCycle(islands, cycle), most=most)
 
     def iterate(
         self,
