@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -128,7 +129,7 @@ class Call:
                 told = (key, float(values.detach().double().sum()))
                 if told not in trusted and bool((filled > 0.1).all()):  # with zeros every order agrees
                     trusted[told] = 1
-                    trusted[key] = trusted.get(key, 0) + values[(..., *(0,) * len(spaces))].numel()
+                    trusted[key] = trusted.get(key, 0) + values.numel() // prod(values.shape[-len(spaces) :])
                 return y
             trusted[key] = -1  # from now on never compared again
         y = y.clone()
