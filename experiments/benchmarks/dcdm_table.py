@@ -12,7 +12,7 @@ above; scenes likewise. Every entry is the number of iterations to ‖b − A x�
 means not within the cap (300 with two directions kept and 150 otherwise up to 128², 120 above). CPU seconds are of one
 thread.
 
-The first table has medians over right-hand sides and training seeds, the second median [least–most] of the same runs,
+The first table has medians over right-hand sides and training seeds, the second median [least, most] of the same runs,
 beside the counts of another implementation of the same set-up (REFERENCE), and whether those lie between least / 1.15
 and 1.15 most. What was measured is kept in --records, by the bytes of the weights: a run that was cut off goes on.
 """
@@ -163,7 +163,7 @@ def medians(runs: Sequence[dict]) -> str:
 
 def scatter(runs: Sequence[dict]) -> str:
     columns = list(zip(*(run["counts"] for run in runs), strict=True))
-    return " / ".join(f"{shown(statistics.median_high(c))} [{shown(min(c))}–{shown(max(c))}]" for c in columns)
+    return " / ".join(f"{shown(statistics.median_high(c))} [{shown(min(c))}, {shown(max(c))}]" for c in columns)
 
 
 def agrees(runs: Sequence[dict], reference: str) -> str:
@@ -201,7 +201,7 @@ def tables(records: Records, networks: Sequence[Sequence[Trained]], cases: Seque
                            agrees(found, reference) if reference else ""))  # fmt: skip
     others.sort(key=lambda row: TITLES.index(row[1]))
     header = ("problem", "CG", *TITLES, "ms/it. CG", "ms/it. k=2")
-    compared = ("problem", "method", "runs", "median [least–most]", "reference replication", f"within, × {MARGIN}")
+    compared = ("problem", "method", "runs", "median [least, most]", "reference replication", f"within, × {MARGIN}")
     note = f"directions replaced by the guard in all these solves: {replaced}"
     return "\n\n".join((markdown(header, first), markdown(compared, others), note))
 
