@@ -17,7 +17,7 @@ from sciops.solvers.pinn_module import PINNModule
 from sciops.solvers.samplers.base import Sampler
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
-RECIPES = sorted([*(EXPERIMENTS / "peaks").glob("*.yaml"), *(EXPERIMENTS / "burgers").glob("*.yaml")])
+RECIPES = sorted(path for room in ("peaks", "burgers", "cavity") for path in (EXPERIMENTS / room).glob("*.yaml"))
 FLOW = {"class_path": "sciops.models.densities.SplineFlow", "init_args": {"layers": 2, "bins": 4, "width": 8}}
 
 
@@ -35,7 +35,7 @@ def test_recipes_name_what_exists(recipe: Path) -> None:
     data.setup()
     if module.solver.sampler is not None:
         sampler = build(module.solver.sampler, Sampler)
-        assert sampler.start(data.grid.lower, data.grid.upper).first(3).x.shape == (3, 2)
+        assert sampler.start(data.grid.lower, data.grid.upper).first(3).x.shape == (3, data.grid.ndim)
     for callback in table["trainer"].get("callbacks", ()):
         build(callback, object)
     words = recipe.read_text(encoding="utf8")
@@ -127,3 +127,29 @@ def test_errors_in_many_dimensions_are_measured_where_the_problem_says() -> None
     batch = next(iter(data.val_dataloader()))
     assert torch.equal(batch["x"], Peaks(((0.0,) * 4,), 10.0).test_points())
     assert torch.allclose(batch["u"], torch.exp(-10 * batch["x"].square().sum(1)), rtol=1e-12, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recipe", ["default", "aas", "published"])
+def test_cavity_recipes_run(recipe: str, tmp_path: Path) -> None:
+    """Two short epochs of each, fewer points, renewed in between: the loss falls."""
+    table = yaml.safe_load((EXPERIMENTS / "cavity" / f"{recipe}.yaml").read_text(encoding="utf8"))
+    model = table["model"]["init_args"]
+    model |= {"points": 300, "boundary_points": 40, "every": 1}
+    if recipe == "default":
+        model["max_points"] = 300
+    else:
+        model["sampler"]["init_args"] |= {"steps": 5, "pool": 500, "batch": 250}
+    config = tmp_path / "fit.yaml"
+    config.write_text(yaml.safe_dump(table))
+    # The population of a first-order method is renewed every hundredth step.
+    short = {"trainer.max_epochs": 2, "data.init_args.steps": 101 if recipe == "aas" else 3, "data.init_args.points": 9}
+    more = [f"--{name}={value}" for name, value in short.items()]
+    assert main(["fit", "--config", str(config), "--runs", str(tmp_path), "--name", recipe, *more]) == 0
+    found = rows(tmp_path / recipe / "metrics.csv")
+    assert len(found) == 2 and (tmp_path / recipe / "points.png").exists()
+    losses = [float(row["train_loss"]) for row in found]
+    assert 0 < losses[1] < losses[0] < 1e3
+    # That of deep adaptive sampling appends as many points at each of five refreshes.
+    assert float(found[1]["points"]) == (1800 if recipe == "published" else 300)
