@@ -78,6 +78,7 @@ def test_a_cycle_in_float64_is_the_one_of_python_to_rounding(multigrid_double, s
     A = StencilOperator(stencil_from_faces(matrix), (False, False), frozenset({"symmetric", "positive"}))
     r = torch.where(matrix[0] > 0, torch.randn(shape, generator=torch.Generator().manual_seed(0)).double(), 0.0)
     wanted = DifferentiableMultigrid(artefact_makers.adviser(2).double(), 1).setup(A)(r[None])[0]
+    wanted = torch.where(matrix[0] > 0, wanted, 0.0)  # interpolation leaves something where there is no unknown
     artifact = Artifact.load(multigrid_double)
     assert artifact.precision == 64 and len(artifact.manifest.entries) == 3
     found = artifact.preconditioner(matrix)(r)
