@@ -15,6 +15,7 @@ class BoxmgCG(Discrete):
     For coefficients that jump by orders of magnitude, rough ones and anisotropy in any direction, in 2-D and 3-D:
     coarse grids know the coefficient and the smoother is an incomplete factorisation. `method="auto"` leaves
     constant coefficients to aggregation; `smoother="point"` has cheaper cycles that anisotropy slows down.
+    Where more than 20 iterations are foreseen, cycles get stronger in mid-run: an iteration may then hold up to four.
     Refuses periodic grids.
     """
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.sparse.linalg import spsolve
 
+from sciops.core.errors import UsageError
 from sciops.core.face_operator import FaceOperator
 from sciops.core.grid import Grid
 from sciops.core.linear import LinearOperator, Status
@@ -165,6 +166,11 @@ def test_one_cycle_per_step_if_no_target_is_given() -> None:
     assert counts[None][1] == counts[None][0] + 1
     assert counts[20][0] <= 20 < counts[None][0]
     assert counts[20][1] > counts[20][0] + 1
+
+
+def test_a_target_must_be_positive() -> None:
+    with pytest.raises(UsageError, match="target"):
+        BoxMultigrid(target=0)
 
 
 def test_constant_coefficients_keep_one_aggregation_cycle_per_step() -> None:

@@ -62,6 +62,8 @@ class BoxMultigrid(CompiledCG):
     def __post_init__(self) -> None:
         if self.method_choice not in METHODS:
             raise UsageError(f"method must be one of {', '.join(METHODS)}; got '{self.method_choice}'.")
+        if self.target is not None and self.target < 1:
+            raise UsageError(f"target must be a positive number of iterations or None; got {self.target}.")
 
     @property
     def method(self) -> str:
@@ -194,6 +196,7 @@ class Watcher:
 
 
 def find_islands(system: FaceSystem) -> Islands | None:
+    """The islands of the levelled weights, if these have a gap and something floats."""
     threshold = gap(levelled(system))
     return None if threshold is None else Islands.find(system, threshold)
 
