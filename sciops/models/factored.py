@@ -80,7 +80,7 @@ class Formed(Factored):
     """The same interface on a Jacobian that had to be formed."""
 
     def __init__(self, J: Float[Tensor, "N P"]) -> None:
-        super().__init__(*J.shape, [])
+        super().__init__(J.shape[0], J.shape[1], [])
         self.J = J
 
     def forward(self, V: Float[Tensor, "P k"]) -> Float[Tensor, "N k"]:
