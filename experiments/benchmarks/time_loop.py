@@ -22,8 +22,7 @@ from rich.table import Table
 
 from sciops.embed.artifact import Artifact
 from sciops.embed.build import SOURCES, build_capi
-from sciops.embed.export import export_source
-from sciops.embed.sources import find_source
+from sciops.embed.export import export
 
 COLUMNS = ("accepted", "refused", "iterations", "seconds", "error", "worst", "difference")
 WIDTH = 34
@@ -31,17 +30,10 @@ WIDTH = 34
 
 
 def artefact(run: Path, path: Path) -> Path:
-    """The run as an artefact in float32, since the outer iteration is in float64 anyway, and for the training grid
-    alone: a step belongs to its grid, and `sciops export` would spend minutes on finding other sizes."""
+    """The run for its training grid, in float32, since the outer iteration is in float64 anyway."""
     if (run / "manifest.json").is_file():
         return run
-    source = find_source(run)
-    assert source.manifest.grid is not None
-    size = list(source.manifest.grid["shape"])
-    source.manifest.shape = {
-        "dynamic": False, "multiple": [1] * len(size), "remainder": [0] * len(size), "minimum": size, "maximum": size,
-    }  # fmt: skip
-    export_source(source, path, precisions=[32])
+    export(run, path, precisions=[32], one_grid=True)
     return path
 
 

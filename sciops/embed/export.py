@@ -18,7 +18,7 @@ from sciops.embed.compile import (
     traced,
 )
 from sciops.embed.manifest import PRECISIONS, Manifest
-from sciops.embed.shapes import operator_program
+from sciops.embed.shapes import one_size, operator_program
 from sciops.embed.sources import Source, find_source
 
 Say = Callable[..., None]
@@ -43,6 +43,7 @@ def export(
     say: Say = lambda text, share=None: None,
     convert: str | None = None,
     shape: Sequence[int] | None = None,
+    one_grid: bool = False,
 ) -> Manifest:
     """Compile what `run` names into the folder `out` (NAME.sciops); nothing is left behind where that fails.
 
@@ -51,9 +52,15 @@ def export(
     march       instruction set: by default one that other machines have too; "native" for this one
     onnx        model.onnx besides, where it is exact
     convert, shape   a method of `Converted` and a grid: what the network becomes there, for that grid alone
+    one_grid    of an operator: for the training grid alone, without the search for the sizes that it takes
     Cost: tens of CPU seconds per program and precision. Needs a C++ compiler; the artefact needs none.
     """
     source = find_source(run, ndim, name, convert, shape)
+    if one_grid:
+        if source.module is None or source.manifest.grid is None:
+            named = f"{source.manifest.name} is a {source.manifest.kind}"
+            raise UsageError(f"One grid alone is for operators; {named}, which takes any size.")
+        source.manifest.shape = one_size(source.manifest.grid["shape"])
     return export_source(source, out, precisions, march, onnx, overwrite, say)
 
 

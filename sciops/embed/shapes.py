@@ -1,7 +1,7 @@
 """At which grid sizes a network can be compiled: found by trying, from any size to the training size alone."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,10 +46,15 @@ def operator_program(module: nn.Module, manifest: Manifest, dtype: torch.dtype, 
                             "another branch."
                         )
                     return made
-    manifest.shape = {"dynamic": False, "multiple": [1] * len(native), "remainder": [0] * len(native),
-                      "minimum": list(native), "maximum": list(native)}  # fmt: skip
+    manifest.shape = one_size(native)
     manifest.remarks.append(f"Only the training grid {'×'.join(map(str, native))}: its code fixes the size.")
     return program(manifest.shape)
+
+
+def one_size(shape: Sequence[int]) -> dict:
+    """The law of an artefact for a single grid."""
+    n, size = len(shape), list(shape)
+    return {"dynamic": False, "multiple": [1] * n, "remainder": [0] * n, "minimum": size, "maximum": size}
 
 
 def _agrees(exported: Any, program: Program, manifest: Manifest) -> bool:

@@ -17,6 +17,7 @@ from sciops.embed.compile import Free, Program
 from sciops.embed.manifest import Manifest
 from sciops.embed.multigrid_programs import Down, Setup, Up, face_offsets
 from sciops.embed.programs import Apply, Solve, Step, in_precision
+from sciops.embed.shapes import one_size
 from sciops.embed.table_programs import TableDown, TableUp
 from sciops.numerics.differentiable_multigrid import COARSEST, SHIFT
 
@@ -287,7 +288,7 @@ def converted_source(solver: Any, shape: Sequence[int], name: str) -> Source:
     if reason:
         raise UsageError(f"{name} cannot be converted: {reason.rstrip('.')}.")
     manifest.grid["shape"] = shape
-    manifest.shape = {"dynamic": False, "multiple": [1] * n, "remainder": [0] * n, "minimum": shape, "maximum": shape}
+    manifest.shape = one_size(shape)
     manifest.remarks.append(f"Trained on {trained} points and converted by the method '{solver.method}' to this grid.")
 
     def make(dtype: torch.dtype) -> nn.Module:

@@ -29,6 +29,11 @@ def add_verbs(verbs: Any) -> None:
         "--convert", metavar="METHOD", help="of an operator: what it becomes on another grid (point, lattice, …)"
     )
     verb.add_argument("--shape", type=int, nargs="+", metavar="N", help="points of that grid along each axis")
+    verb.add_argument(
+        "--one-grid",
+        action="store_true",
+        help="of an operator: for its training grid alone, without a search for sizes",
+    )
     verb.add_argument("--onnx", action="store_true", help="write model.onnx besides, where it is exact")
     verb.add_argument("--overwrite", action="store_true", help="replace an artefact of that name")
     verb.set_defaults(run=_export)
@@ -122,7 +127,7 @@ def _export(options: argparse.Namespace) -> int:
         with progress() as say:
             manifest = export(
                 options.source, options.out, [int(word) for word in words], options.march, options.ndim, options.name,
-                options.onnx, options.overwrite, say, options.convert, options.shape,
+                options.onnx, options.overwrite, say, options.convert, options.shape, options.one_grid,
             )  # fmt: skip
     except KeyboardInterrupt:
         print(f"\nInterrupted; {options.out} is as it was before.", file=sys.stderr)

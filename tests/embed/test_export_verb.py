@@ -85,6 +85,18 @@ def run(tmp_path_factory) -> Path:
     return folder
 
 
+def test_one_grid_needs_no_search(run, tmp_path, monkeypatch, capsys):
+    """The program is traced for the training grid at once; a multigrid, which takes any size, refuses the word."""
+    refused(["export", "multigrid", "--ndim", "2", "--one-grid"], "takes any size", tmp_path, capsys)
+    heard = []
+    monkeypatch.setattr(exporting, "write_package", lambda programs, *rest: heard.extend(programs) or "isa")
+    monkeypatch.setattr(exporting, "check", lambda *given: {})
+    words = ["export", str(run), "--precision", "32", "--one-grid", "--out", str(tmp_path / "step.sciops")]
+    assert main(words) == 0
+    assert len(heard) == 1 and not any(axes for axes in heard[0].free)
+    assert "tracing with" not in capsys.readouterr().err
+
+
 @pytest.mark.embed
 def test_a_run_is_converted_to_a_grid_by_name(run):
     from sciops.solvers.converted import Converted
