@@ -107,6 +107,25 @@ def build(config: dict[str, Any] | str, base: type[T], trusted: bool = True) -> 
         raise UsageError(f"{cls.__name__}: {error}.") from error
 
 
+def chosen(config: Any) -> dict[str, Any]:
+    """`{class_path, init_args}` as it was written: command lines hand it over as a namespace with every default filled
+    in, which would look like the user's own choice and keep the owner from giving what it knows."""
+    import inspect
+
+    table = {"class_path": config} if isinstance(config, str) else getattr(config, "__dict__", config)
+    if not isinstance(table, dict) or "class_path" not in table:
+        raise UsageError(f"Expected a mapping with class_path and init_args; got {config!r}.")
+    arguments = table.get("init_args") or {}
+    if not isinstance(arguments, dict):
+        parameters = inspect.signature(resolve_class(table["class_path"])).parameters
+        arguments = {
+            name: value
+            for name, value in vars(arguments).items()
+            if name not in parameters or value != parameters[name].default
+        }
+    return table | {"init_args": dict(arguments)}
+
+
 def check_keys(given: dict[str, Any], accepted: Iterable[str], where: str) -> None:
     """Raise UsageError for the first key that is not accepted, with the closest accepted one."""
     accepted = list(accepted)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from sciops.core.config import resolve_class
+from sciops.core.config import chosen, resolve_class
 from sciops.core.errors import UsageError
 from sciops.solvers.checkpoint import read_checkpoint
 from sciops.solvers.training import SafeCheckpointIO, quiet
@@ -59,6 +59,9 @@ class RunCLI(LightningCLI):
         table = self.config[self.config.subcommand]
         for key, value in self.overrides:
             deep_set(table.model.init_args, key, value)
+        for key, value in vars(table.model.init_args).items():
+            if isinstance(value, dict):
+                table.model.init_args[key] = _as_written(value)
         for part in (table.model.init_args, table.data.init_args):
             if part.get("seed") == 0:  # one seed for weights and order, unless they have their own
                 part["seed"] = int(table.seed_everything or 0)
@@ -135,6 +138,8 @@ class RunCLI(LightningCLI):
 def main(args: Sequence[str]) -> int:
     """Run one verb with LightningCLI; exit code 0, or 2 and one sentence for a mistake in the configuration."""
     sys.path.insert(0, str(Path.cwd()))  # classes of the user's own, named by class path
+    # A class path inside the arguments of another is for the class that gets it: `Compressed` adds what it knows first.
+    set_parsing_settings(validate_subclass_spec_in_any=False, instantiate_subclass_spec_in_any=False)
     given, overrides = split_overrides(expand(list(args)))
     try:
         with quiet():
@@ -153,6 +158,15 @@ def _differences(given: Any, stored: Any) -> dict[str, tuple[Any, Any]]:
     """Settings of both that are not equal."""
     given, stored = _plain(given), _plain(stored)
     return {k: (given[k], stored[k]) for k in given if k in stored and given[k] != stored[k]}
+
+
+def _as_written(value: Any) -> Any:
+    """Mappings without the parser's namespaces, which checkpoints cannot hold, and without their defaults."""
+    if isinstance(value, Namespace):
+        value = chosen(value)
+    if isinstance(value, dict):
+        return {key: _as_written(item) for key, item in value.items()}
+    return [_as_written(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Any:

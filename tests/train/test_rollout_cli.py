@@ -91,3 +91,20 @@ def test_the_configurations_that_come_with_sciops(path):
     if "_to_" in path.stem:
         assert path.stem.endswith(data.window.name)  # a protocol is named by its file, too
     assert model.hparams["strategy"] in ("one_step", "unrolled", "pushforward")
+
+
+def test_fit_a_network_that_names_another(moving, tmp_path, capsys):
+    """A class path inside the arguments of a class path, as in experiments/wave/succession.yaml."""
+    config = yaml.safe_load((moving / "fit.yaml").read_text())
+    inner = {"class_path": "sciops.models.wave_cnn.WaveCNN", "init_args": {"width": 4, "layers": 2, "kernel": 5}}
+    nested = {"net": inner, "scheme": "succession", "rank": 2}
+    config["model"]["init_args"]["net"] = {
+        "class_path": "sciops.models.compressed.network.Compressed",
+        "init_args": nested,
+    }
+    config["trainer"]["max_epochs"] = 1
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config))
+    assert main(["fit", "--config", str(tmp_path / "fit.yaml"), "--runs", str(tmp_path), "--name", "small"]) == 0
+    assert "best val_rel_l2" in capsys.readouterr().out
+    solver = Rollout.from_checkpoint(tmp_path / "small" / "checkpoints" / "best.ckpt")
+    assert type(solver.module.net).__name__ == "Compressed"

@@ -7,8 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sciops.core.config import build, resolve_class
-from sciops.core.errors import UsageError
+from sciops.core.config import build, chosen, resolve_class
 from sciops.models.compressed.compress import compress
 from sciops.models.compressed.scheme import Rank
 
@@ -40,9 +39,7 @@ class Compressed(nn.Module):
         frame_channels: int | None = None,
     ):
         super().__init__()
-        table: dict[str, Any] = {"class_path": net} if isinstance(net, str) else dict(net)
-        if "class_path" not in table:
-            raise UsageError(f"net must be a mapping with class_path and init_args; got {net!r}.")
+        table = chosen(net)
         accepted = inspect.signature(resolve_class(table["class_path"])).parameters
         facts: dict[str, Any] = {
             "in_channels": in_channels,
@@ -52,8 +49,7 @@ class Compressed(nn.Module):
             "layout": layout,
         }
         facts |= {"frames": frames, "frame_channels": frame_channels}
-        given = dict(table.get("init_args") or {})
-        table["init_args"] = {k: v for k, v in facts.items() if k in accepted} | given
+        table["init_args"] = {k: v for k, v in facts.items() if k in accepted} | table["init_args"]
         dense = build(table, nn.Module)
         self.net = compress(dense, scheme, rank, skip=skip, inplace=True, keep_if_larger=keep_if_larger)
 
