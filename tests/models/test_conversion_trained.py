@@ -1,8 +1,6 @@
 """A trained network as an operator: its error on grids that are no refinement of its own is that on its own."""
 
-import runpy
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -71,11 +69,3 @@ def test_error_on_other_sizes_is_that_on_the_grid_of_the_training(n: int, method
 @pytest.mark.parametrize("n", [48, 40, 24])
 def test_the_network_as_it_is_fails_there(n: int) -> None:
     assert found(trained(), n) > 2 * found(trained(), NATIVE)
-
-
-@pytest.mark.slow
-def test_a_conversion_costs_little_more_than_the_network_at_as_many_points() -> None:
-    path = Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / "conversion_speed.py"
-    seconds = runpy.run_path(str(path))["least_seconds"](192, 16, 15, ["point", "lattice"])
-    assert seconds["point"] < 1.3 * seconds["source"], seconds
-    assert seconds["lattice"] < 2 * seconds["source"], seconds
