@@ -1,5 +1,6 @@
 """Exported models in C: the answers of Python, symmetric and positive cycles, threads, traps, memory, load time."""
 
+import multiprocessing
 import os
 import resource
 import shutil
@@ -200,14 +201,14 @@ def test_a_thousand_calls_leak_nothing(
     assert found["final_kib"] - found["settled_kib"] < 1000
 
 
-def test_memory_that_is_not_there_is_one_sentence(c: Library, direction_2d: Path) -> None:
+def without_memory(folder: Path, direction: Path) -> None:
     """Set-up and application in a process that may not grow; both work again once it may."""
     matrix, r = laplacian(2200, 2200), np.ones((2200, 2200))
 
-    with c.load(direction_2d) as model, model.setup(matrix) as f:
+    with Library(folder).load(direction) as model, model.setup(matrix) as f:
         before = resource.getrlimit(resource.RLIMIT_AS)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        # Enough for the z that the test itself asks for
+        # Enough for the z that is asked for here
         resource.setrlimit(resource.RLIMIT_AS, (size + 3 * r.nbytes // 2, before[1]))
         try:
             for call in (lambda: model.setup(matrix), lambda: f(r)):
@@ -217,6 +218,14 @@ def test_memory_that_is_not_there_is_one_sentence(c: Library, direction_2d: Path
             resource.setrlimit(resource.RLIMIT_AS, before)
         with model.setup(laplacian(12, 12)) as small:
             assert np.isfinite(small(np.ones((12, 12)))).all()
+
+
+def test_memory_that_is_not_there_is_one_sentence(library: Path, direction_2d: Path) -> None:
+    """In a process of its own: one that has held larger arrays finds room among what it has freed."""
+    process = multiprocessing.get_context("spawn").Process(target=without_memory, args=(library, direction_2d))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_a_tampered_package_is_refused(c: Library, multigrid_2d: Path, tmp_path: Path) -> None:
