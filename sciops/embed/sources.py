@@ -294,6 +294,7 @@ def converted_source(solver: Any, shape: Sequence[int], name: str) -> Source:
     def make(dtype: torch.dtype) -> nn.Module:
         module = Step(plain) if manifest.step else Solve(plain)
         module.net = copy.deepcopy(solver.operator)
+        module.net.bits = False  # compiled kernels round in an order of their own anyway
         return in_precision(module, dtype)
 
     return Source(manifest, module=make)

@@ -117,6 +117,8 @@ class Call:
         every call is compared until each point has agreed on EVIDENCE values, over cases, channels and inputs that
         differ. `facts`: what the order may depend on; None: on values too.
         """
+        if not self.mode.bits:
+            return y
         key = None if facts is None else (self.name, *facts, tuple(y.shape), y.dtype, y.device, torch.get_num_threads())
         trusted = self.mode.trusted
         if key is not None and trusted.get(key, 0) >= EVIDENCE:
@@ -180,6 +182,7 @@ class Refining(TorchFunctionMode):
         self.options = Options()
         self.weights: Tensor | None = None
         self.native: tuple[int, ...] = ()
+        self.bits = True  # whether native points have the source's bits; False: to rounding
         self.fine_first = False  # how a reshape reads numbers that fit as sizes of both grids
         self.trace: list[tuple[str, Layout]] = []
 

@@ -20,6 +20,7 @@ class Ruled(nn.Module):
         self.training = source.training
         self.options = Options()
         self._trusted: dict[Any, int] = {}
+        self.bits = True  # False: native points agree with the source to rounding, for compiled copies
 
     @property
     def ndim(self) -> int:
@@ -27,6 +28,7 @@ class Ruled(nn.Module):
 
     def _mode(self, refinement: Refinement) -> Refining:
         mode = Refining(refinement, self._trusted, self.method)
+        mode.bits = self.bits
         mode.native, mode.options = self.native_shape, self.options
         return mode
 
