@@ -112,7 +112,8 @@ def test_a_run_is_converted_to_a_grid_by_name(run):
         found = source.module(torch.float32)(x)
         plain = find_source(run).module(torch.float32)(x)
     inside = (..., slice(1, -1), slice(1, -1))
-    assert torch.equal(found[inside], wanted[inside])
+    # compiled conversions leave out the exact copy of the source's bits at shared points: equal to rounding, no closer
+    torch.testing.assert_close(found[inside], wanted[inside], rtol=1e-4, atol=1e-6)
     assert not torch.allclose(plain[inside], wanted[inside], rtol=1e-3)
 
 
