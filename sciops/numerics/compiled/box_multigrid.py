@@ -16,7 +16,7 @@ from sciops.numerics.compiled.boxmg import Advice, BoxHierarchy, BoxOptions
 from sciops.numerics.compiled.boxmg_matrix import BoxMatrix
 from sciops.numerics.compiled.conjugate_gradients import Outcome, Precondition, conjugate_gradients
 from sciops.numerics.compiled.islands import BalancedCycle, Islands, float_in_numbers, gap, levelled
-from sciops.numerics.compiled.repeated import MOST, RepeatedCycle, ritz_values, steps_left
+from sciops.numerics.compiled.repeated import RepeatedCycle, ritz_values, steps_left
 from sciops.numerics.compiled.systems import FaceSystem, System, faces_of
 
 METHODS = ("auto", "box")
@@ -43,12 +43,13 @@ class BoxMultigrid(CompiledCG):
     its first steps say that it will need many, the iteration goes on from there with operator-dependent multigrid. The
     set-up of that is then part of the first solve. "box" skips the trial; so do systems with stiff parts afloat, where
     aggregation is known to fail.
-    3-D systems with a wide gap in their weights get W-cycles and, where stiff parts float, those parts' constants are
-    solved for exactly (`islands`); small 2-D ones too, large ones when a tiny Ritz value stops the residual.
+    Where the weights have a wide gap and stiff parts float, what is nearly constant on those is solved for exactly
+    (`islands`): in 3-D and on small 2-D grids always, on large ones when a tiny Ritz value stops the residual. Other
+    3-D systems with a gap get W-cycles.
     `target`: where the first steps say that the solve to `tol` will take more iterations than that, the cycle gets
     stronger from there on: aggregation by more sweeps, others by repetition, so that one iteration then holds up to
-    four cycles (`RepeatedCycle`; `applications` counts a product with A for each). 3-D systems with a gap, where that
-    does not pay, keep one cycle. None: one cycle always. `options`: see `BoxOptions`; `advice`: see `BoxHierarchy`.
+    four cycles (`RepeatedCycle`; `applications` counts a product with A for each). W-cycles, for which that does not
+    pay, stay as they are. None: one cycle always. `options`: see `BoxOptions`; `advice`: see `BoxHierarchy`.
     Takes FaceOperators and symmetric StencilOperators of radius 1 that are not periodic, in 1 to 3 dimensions.
     Cost O(N) for the set-up and for every iteration. Memory: see `BoxHierarchy`.
     Reference: Dendy, J. Comput. Phys. 48 (1982) 366.
@@ -95,12 +96,13 @@ class BoxMultigrid(CompiledCG):
         threshold = gap(levelled(system))
         if threshold is None:
             return RepeatedCycle(system, BoxHierarchy(matrix, options))
-        if matrix.gz:
-            options = replace(options, cycle="W")
-        islands, cycle = Islands.find(system, threshold), BoxHierarchy(matrix, options)
-        # In 3-D so many modes of stiff parts are slow that repetition costs more than it saves.
-        most = 1 if matrix.gz else MOST
-        return RepeatedCycle(system, cycle if islands is None else BalancedCycle(islands, cycle), most=most)
+        islands = Islands.find(system, threshold)
+        if islands is not None:
+            return RepeatedCycle(system, BalancedCycle(islands, BoxHierarchy(matrix, options)))
+        if matrix.gz == 0:
+            return RepeatedCycle(system, BoxHierarchy(matrix, options))
+        # Repeated, these save less than they cost.
+        return RepeatedCycle(system, BoxHierarchy(matrix, replace(options, cycle="W")), most=1)
 
     def iterate(
         self,

@@ -1,4 +1,4 @@
-"""Stiff islands: parts joined by large weights that hang in a soft background, and their constants taken out."""
+"""Stiff islands: parts joined by large weights that float in a soft background, and their constants taken out."""
 
 import math
 from typing import NamedTuple, no_type_check
@@ -6,8 +6,9 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 import torch
 from numba import njit
-from scipy.sparse import csr_matrix
+from scipy.sparse import csc_matrix
 
+from sciops.numerics.compiled import islands_kernels as kernels
 from sciops.numerics.compiled.conjugate_gradients import Precondition
 from sciops.numerics.compiled.systems import FaceSystem
 from sciops.numerics.components import singular_components
@@ -19,6 +20,8 @@ MOST = 1000
 THINNED = 17
 """One weight in so many decides whether to look for a gap at all; odd, so that it meets all columns."""
 SHARE = 0.01
+REACH, SWEEPS, OMEGA = 0.4, 2, 1.2
+"""Layers of soft cells over which the indicator of an island falls off, sweeps of over-relaxation that shape it."""
 BELOW, RANGE = -1080, 2120
 """Binary exponents of double precision."""
 
@@ -31,27 +34,58 @@ class Weights(NamedTuple):
     active: np.ndarray
 
 
+class Columns:
+    """A sparse matrix by columns, in single precision: column k has entries starts[k] … starts[k + 1] − 1."""
+
+    def __init__(self, starts: np.ndarray, cells: np.ndarray, values: np.ndarray, rows: int) -> None:
+        self.starts, self.cells, self.values, self.rows = starts, cells, values, rows
+
+    def to_scipy(self) -> csc_matrix:
+        shape = self.rows, self.starts.size - 1
+        return csc_matrix((self.values.astype(np.float64), self.cells, self.starts), shape=shape)
+
+    def dots(self, v: np.ndarray) -> np.ndarray:
+        """Inner products of the columns with v."""
+        out = np.empty(self.starts.size - 1)
+        kernels.dots(self.starts, self.cells, self.values, v.reshape(-1), out)
+        return out
+
+    def add(self, y: np.ndarray, out: np.ndarray) -> None:
+        """out += Σ_k y_k · column k."""
+        kernels.combine(self.starts, self.cells, self.values, y, out.reshape(-1))
+
+
 class Islands:
-    """Z, one indicator per island, with E = ZᵀAZ and AZ.
+    """Z, one column per island, with AZ and the pseudo-inverse of E = ZᵀAZ.
 
     An island is a connected component of the weights above the widest gap in their logarithms that is held by no sink
-    above the gap. The constant on it has an energy of the soft weights only: the slow modes of multigrid cycles whose
-    coarse cells straddle islands. AZ has entries on the rims alone. Cost: a few passes once; a sum over island cells
-    and a product with AZ per use.
+    above the gap. A function that is constant on it, zero on other stiff parts and harmonic in between has an energy of
+    the soft weights only: the slow modes of multigrid cycles, whose coarse cells tie an island to what is near. The
+    indicator alone jumps at the rim and has many times that energy, and the cycle cannot mend that where it ties; so
+    columns fall off over MARGIN layers of soft cells, by SWEEPS of over-relaxation. Cost, once and per use: some passes
+    over the islands and those layers. Memory: 16 bytes for each of their cells.
     """
 
-    def __init__(self, system: FaceSystem, labels: np.ndarray, count: int) -> None:
-        self.cells = np.flatnonzero(labels >= 0)
-        self.island = labels[self.cells]
+    def __init__(self, system: FaceSystem, labels: np.ndarray, count: int, threshold: float) -> None:
+        """Islands are numbered in `labels`; stiff are those whose levelled weights are above the threshold."""
+        inside = np.flatnonzero(labels >= 0)
+        number = labels[inside].astype(np.int16 if count < 2**15 else np.int64)
+        members = inside[np.argsort(number, kind="stable")].astype(np.int32)
+        starts = np.concatenate([[0], np.cumsum(np.bincount(number, minlength=count))])
+        space, sink = system.space, system.sink.reshape(-1).astype(np.float64, copy=False)
+        faces = [w.reshape(-1).astype(np.float64, copy=False) for w in system.faces]
+        limits, strides = np.array([np.inf] * 3 + [threshold]), np.full(3, sink.size)
+        limits[: len(space)] = threshold / _levels(system)
+        strides[: len(space)] = [math.prod(space[axis + 1 :]) for axis in range(len(space))]
+        matrix = *faces, *faces[:1] * (3 - len(faces)), strides, sink
+        stiff = kernels.stiff_cells(*matrix, limits)
+        margins = np.maximum(np.ceil(REACH * np.diff(starts) ** (1 / len(space))), 2).astype(np.int64)
+        found = kernels.extend(starts, members, *matrix, stiff, margins, SWEEPS, OMEGA)
+        self.columns = Columns(*found[:3], sink.size)
+        self.products = Columns(*found[3:], sink.size)
         self.count = count
-        self.rims = _rims(system, labels, count)
-        self.rims_transposed = self.rims.T.tocsr()
-        E = np.zeros((count, count))
-        rows, cols = self.rims.nonzero()
-        inside = labels[rows] >= 0
-        values = np.asarray(self.rims[rows, cols]).ravel()
-        np.add.at(E, (labels[rows[inside]], cols[inside]), values[inside])
-        self.inverse = _pseudo_inverse(E)
+        E = (self.products.to_scipy().T @ self.columns.to_scipy().tocsr()).toarray()
+        self.inverse = _pseudo_inverse((E + E.T) / 2)
 
     @classmethod
     def find(cls, system: FaceSystem, threshold: float) -> "Islands | None":
@@ -65,15 +99,7 @@ class Islands:
             number = np.full(sizes.size + 1, -1)
             number[order[:MOST]] = np.arange(MOST)
             labels = number[labels]
-        return cls(system, labels, min(sizes.size, MOST))
-
-    def sums(self, r: np.ndarray) -> np.ndarray:
-        """Zᵀ r."""
-        return np.bincount(self.island, weights=r.reshape(-1)[self.cells], minlength=self.count)
-
-    def add(self, y: np.ndarray, z: np.ndarray) -> None:
-        """z += Z y."""
-        z.reshape(-1)[self.cells] += y[self.island]
+        return cls(system, labels, min(sizes.size, MOST), threshold)
 
 
 class BalancedCycle:
@@ -88,10 +114,11 @@ class BalancedCycle:
 
     def __call__(self, r: np.ndarray, z: np.ndarray) -> None:
         islands = self.islands
-        coarse = islands.inverse @ islands.sums(r)
-        rest = r - (islands.rims @ coarse).reshape(r.shape)
+        coarse = islands.inverse @ islands.columns.dots(r)
+        rest = r.copy()
+        islands.products.add(-coarse, rest)
         self.cycle(rest, z)
-        islands.add(coarse - islands.inverse @ (islands.rims_transposed @ z.reshape(-1)), z)
+        islands.columns.add(coarse - islands.inverse @ islands.products.dots(z), z)
 
 
 def float_in_numbers(system: FaceSystem) -> bool:
@@ -118,10 +145,14 @@ def levelled(system: FaceSystem) -> Weights:
 
     Sinks stay as they are, for nothing says which axis they are of.
     """
-    peaks = [float(w.max(initial=0.0)) for w in system.faces]
-    most = max(peaks)
-    faces = tuple(w if p in (0.0, most) else w * (most / p) for w, p in zip(system.faces, peaks, strict=True))
+    faces = tuple(w if s == 1 else w * s for w, s in zip(system.faces, _levels(system).tolist(), strict=True))
     return Weights(faces, system.sink, system.active)
+
+
+def _levels(system: FaceSystem) -> np.ndarray:
+    """What the weights of each axis are to be multiplied with for that."""
+    peaks = np.array([float(w.max(initial=0.0)) for w in system.faces])
+    return np.divide(peaks.max(), peaks, out=np.ones_like(peaks), where=peaks > 0)
 
 
 def gap(system: FaceSystem | Weights) -> float | None:
@@ -153,31 +184,6 @@ def _count_exponents(a, counts):
     for i in range(a.size):
         if a[i] > 0:
             counts[math.frexp(a[i])[1] - BELOW] += 1
-
-
-def _rims(system: FaceSystem, labels: np.ndarray, count: int) -> csr_matrix:
-    """AZ: (A 1_k)_i = s_i on island k and the weights across its rim, + inside, − outside."""
-    rows, cols, values = [], [], []
-
-    def put(at: np.ndarray, island: np.ndarray, value: np.ndarray) -> None:
-        keep = island >= 0
-        rows.append(at[keep])
-        cols.append(island[keep])
-        values.append(value[keep])
-
-    for axis, w in enumerate(system.faces):
-        stride = math.prod(system.space[axis + 1 :])
-        flat, size = w.reshape(-1), labels.size - stride
-        below = np.flatnonzero((labels[:size] != labels[stride:]) & (flat[:size] > 0))
-        weight, above = flat[below].astype(np.float64), below + stride
-        put(below, labels[below], weight)
-        put(above, labels[above], weight)
-        put(below, labels[above], -weight)
-        put(above, labels[below], -weight)
-    held = np.flatnonzero(system.sink.reshape(-1) > 0)
-    put(held, labels[held], system.sink.reshape(-1)[held].astype(np.float64))
-    parts = np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))
-    return csr_matrix(parts, shape=(labels.size, count))
 
 
 def _pseudo_inverse(E: np.ndarray) -> np.ndarray:
