@@ -183,14 +183,16 @@ class Comparison:
         return False
 
     def memory(self, rows: list[Row]) -> None:
-        """Peak memory of one batch, each in a fresh process; own settings only, one seed."""
+        """Peak memory of one batch, each in a fresh process; own settings only, one seed. One case is the batch of
+        solvers that see one at a time."""
         data = self.splits.test
         for row in rows:
             first_seed = row.seed == min(r.seed for r in rows if r.solver == row.solver)
             if row.memory_bytes is None and row.default and first_seed and row.status == "ok":
                 self.say(f"{row.label}: peak memory in a fresh process")
                 solver = self.solvers[row.key]
-                cases = bring(data.cases(slice(0, self.plan.batch)), solver, data.grid)
+                count = 1 if row.kind == "per-instance" else min(self.plan.batch, row.n_cases)
+                cases = bring(data.cases(slice(0, count)), solver, data.grid)
                 row.memory_bytes = peak_memory(solver, cases, data.grid, self.limits[row.solver])
                 self._store(row)
 
