@@ -61,7 +61,7 @@ class Library:
     """One libsciops.so."""
 
     def __init__(self, folder: Path) -> None:
-        self.c = c.CDLL(str(folder / "libsciops.so"))
+        self.folder, self.c = folder, c.CDLL(str(folder / "libsciops.so"))
         self.c.sciops_last_error.restype = self.c.sciops_describe.restype = self.c.sciops_version.restype = c.c_char_p
         for name in ("free", "preconditioner_free"):
             getattr(self.c, f"sciops_{name}").argtypes, getattr(self.c, f"sciops_{name}").restype = [c.c_void_p], None
@@ -222,23 +222,17 @@ def write_artefact(folder: Path, kind: str, behaviour: str = "good", **changes: 
     return folder
 
 
-def stand_in_library(folder: Path, *flags: str) -> Path:
-    """libsciops.so with the stand-in of the backend beside it; `flags` for both, as -fsanitize=address."""
+def stand_in_library(folder: Path, *flags: str, library: Path | None = None) -> Path:
+    """libsciops.so, that of the folder `library` or compiled with `flags`, as -fsanitize=address, and the stand-in of
+    the backend beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    own = [str(p) for p in sorted((CAPI / "src").glob("*.cpp")) if p.name != "backend_torch.cpp"]
-    common = [
-        "g++",
-        "-std=c++17",
-        "-O1",
-        "-g",
-        "-fPIC",
-        "-shared",
-        "-pthread",
-        f"-I{CAPI / 'include'}",
-        f"-I{CAPI / 'src'}",
-        *flags,
-    ]
-    run(*common, "-fvisibility=hidden", *own, "-ldl", "-o", str(folder / "libsciops.so"))
+    common = ["g++", "-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-pthread"]
+    common += [f"-I{CAPI / 'include'}", f"-I{CAPI / 'src'}", *flags]
+    if library is None:
+        own = [str(p) for p in sorted((CAPI / "src").glob("*.cpp")) if p.name != "backend_torch.cpp"]
+        run(*common, "-fvisibility=hidden", *own, "-ldl", "-o", str(folder / "libsciops.so"))
+    else:
+        shutil.copy(library / "libsciops.so", folder)
     run(*common, str(HERE / "capi_stand_in.cpp"), "-o", str(folder / "libsciops_torch.so"))
     return folder
 

@@ -2,8 +2,9 @@
 
 import functools
 import hashlib
-import os
 from pathlib import Path
+
+import artefact_makers
 
 import sciops.embed.openfoam_build as building
 
@@ -14,10 +15,10 @@ def plugin_folder(library: Path) -> Path:
     sources = sorted((Path(building.__file__).parent / "openfoam").glob("*.[CH]"))
     state = hashlib.sha256(b"".join(path.read_bytes() for path in [*sources, Path(building.__file__)])).hexdigest()
     folder = library.parent / f"openfoam-{state[:16]}"
-    if not (folder / "libsciopsFoam.so").exists():
-        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-        building.build(partial, library)
-        folder.mkdir(exist_ok=True)
-        (partial / "libsciopsFoam.so").replace(folder / "libsciopsFoam.so")
-        partial.rmdir()
+    with artefact_makers.alone(folder):
+        if not (folder / "libsciopsFoam.so").exists():
+            partial = folder / "partial"
+            building.build(partial, library)
+            (partial / "libsciopsFoam.so").replace(folder / "libsciopsFoam.so")
+            partial.rmdir()
     return folder

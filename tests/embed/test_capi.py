@@ -17,13 +17,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return stand_in_library(tmp_path_factory.mktemp("stand_in"))
+def library(library: Path, tmp_path_factory: pytest.TempPathFactory) -> Library:
+    return Library(stand_in_library(tmp_path_factory.mktemp("stand_in"), library=library))
 
 
 @pytest.fixture(scope="module")
-def library(folder: Path) -> Library:
-    return Library(folder)
+def folder(library: Library) -> Path:
+    return library.folder
 
 
 def fails(status: str, call: object, *words: str) -> None:

@@ -15,6 +15,7 @@ from sciops.embed import build as building
 from sciops.embed.build import build, build_capi
 from sciops.embed.export import export_source
 from sciops.embed.manifest import Manifest, read_manifest
+from sciops.embed.shapes import one_size
 from sciops.embed.sources import Source
 
 pytestmark = [
@@ -77,6 +78,7 @@ def exported(net: nn.Module, inputs: str, n: int, path: Path) -> Path:
         inputs=[{"name": c, "unit": "", "lower": None, "upper": None} for c in inputs],
         outputs=[{"name": "u", "unit": ""}],
         grid={"layout": ["node", "node"], "shape": [n, n], "lower": [0.0, 0.0], "upper": [1.0, 1.0]},
+        shape=one_size((n, n)),
     )  # fmt: skip
     export_source(Source(manifest, module=lambda dtype: net.to(dtype)), path, precisions=[32])
     return path

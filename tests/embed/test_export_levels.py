@@ -6,6 +6,7 @@ from torch import Tensor
 
 from sciops.core.errors import UsageError
 from sciops.core.stencil_operator import StencilOperator
+from sciops.embed.artifact import Artifact
 from sciops.embed.check import rough_matrix
 from sciops.embed.levels import Cycle, stencil_from_faces
 from sciops.embed.sources import Source, multigrid_source
@@ -103,3 +104,16 @@ def test_matrices_that_are_none_are_refused_in_one_sentence(wrong):
     with pytest.raises(UsageError) as caught:
         cycle(multigrid_source(None, 2, "m"), stencil_from_faces(matrix))
     assert str(caught.value).count(".") >= 1 and "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_compiled_programs_of_the_finest_level_in_space_make_the_same_cycle(workshop):
+    """Compiled for couplings between faces alone; the tests of hosts have one set of programs for all levels there."""
+    matrix = rough_matrix((12, 9, 15), seed=0)
+    r = torch.where(matrix[0] > 0, torch.randn((12, 9, 15), generator=torch.Generator().manual_seed(0)).double(), 0.0)
+    A = StencilOperator(stencil_from_faces(matrix), (False,) * 3, frozenset({"symmetric", "positive"}))
+    wanted = DifferentiableMultigrid(None, 1).setup(A)(r[None])[0]
+    artifact = Artifact.load(workshop("multigrid_3d_finest"))
+    assert len(artifact.manifest.entries) == 6 and len(artifact.manifest.multigrid["levels"][0]["offsets"]) == 7
+    found = artifact.preconditioner(matrix)(r)
+    assert float((found - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())
