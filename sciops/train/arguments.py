@@ -10,8 +10,10 @@ from typing import Any
 from sciops.core.config import resolve_class
 from sciops.core.errors import UsageError
 
-# `net` and `loss` are mappings, in which the parser itself cannot reach deeper than one level.
-_NESTED = re.compile(r"--model\.(?:init_args\.)?((?:net|loss)\.(?:class_path|init_args\.[\w.]+))(?:=(.*))?$", re.DOTALL)
+# `net`, `loss`, `sampler` and the like are mappings, in which the parser itself cannot reach deeper than one level.
+_NESTED = re.compile(
+    r"--model\.(?:init_args\.)?((?!init_args\.)\w+\.(?:class_path|init_args\.[\w.]+))(?:=(.*))?$", re.DOTALL
+)
 NOISE = (
     "Does not validate against",
     "Subtypes:",
