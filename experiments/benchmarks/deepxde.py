@@ -43,6 +43,7 @@ from sciops.models.mlp import MLP
 from sciops.models.trial import Trial
 from sciops.problems.burgers import Burgers
 from sciops.problems.peaks import OnePeak, TenDimensional
+from sciops.solvers.pinn_loss import JointLoss
 from sciops.solvers.pinn_rows import EquationRows, Sites, TrialRows, ValueRows
 
 
@@ -107,20 +108,15 @@ class Ours:
             faces = [(axis, side) for axis in range(net.ndim) for side in (0, 1)]
             trial = HardBoundary(net, given.lower, given.upper, faces)
         case = case_of(given.problem).to(dtype=dtype)
-        self.rows: list[TrialRows] = [EquationRows(trial, Sites(case, inside), weight=2.0)]
+        rows: list[TrialRows] = [EquationRows(trial, Sites(case, inside), weight=2.0)]
         if len(sides):
-            self.rows.append(ValueRows(trial, sides, data_of(given, sides), weight=2.0))
+            rows.append(ValueRows(trial, sides, data_of(given, sides), weight=2.0))
+        self.loss: Callable[[], Tensor] = JointLoss(rows)
         self.optimiser = torch.optim.Adam(net.parameters(), lr=given.rate, fused=True)
 
     def compiled(self) -> "Ours":
-        self.loss = torch.compile(self.loss, dynamic=False)  # type: ignore[method-assign]
+        self.loss = torch.compile(self.loss, dynamic=False)
         return self
-
-    def loss(self) -> Tensor:
-        total = self.rows[0].loss()
-        for rows in self.rows[1:]:
-            total = total + rows.loss()
-        return total
 
     def step(self) -> float:
         self.optimiser.zero_grad()

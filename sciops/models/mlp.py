@@ -101,16 +101,17 @@ class MLP(Trial):
     ) -> list[Float[Tensor, "N c"]]:
         """The value and the plan's channels from the derivatives of x itself, `seeds`: along the axes, or others."""
         h, t = self.embedding.carry(x, seeds, plan, form)
-        if tape is None and sweepable(self.phi, plan, h, t, form):
-            return sweep(self.phi, plan, h, t, list(self.weights), list(self.biases))
+        weights, biases = list(self.weights), list(self.biases)
+        if tape is None and sweepable(self.phi, plan, h, t, form, weights):
+            return sweep(self.phi, plan, h, t, weights, biases)
         outputs: list[Tensor] = []
-        for k, (W, b) in enumerate(zip(self.weights, self.biases, strict=True)):
+        for k, (W, b) in enumerate(zip(weights, biases, strict=True)):
             if k:
-                inputs = [curve(self.phi, plan, outputs, self.biases[k - 1], form)]
+                inputs = [curve(self.phi, plan, outputs, biases[k - 1], form)]
             else:  # derivatives that are the same at all points pass through the first layer once
                 inputs = [h, t] if t.shape[1] == 1 else [torch.cat([h[None], t])]
             outputs = [torch.nn.functional.linear(part, W) for part in inputs]
             if tape is not None:
                 outputs = [part.expand(-1, len(x), -1) if part.dim() == 3 else part for part in outputs]
                 tape.layers.append(Linear(W, b, inputs, outputs))
-        return [outputs[0][0] + self.biases[-1], *outputs[0][1:].unbind(0)]
+        return [outputs[0][0] + biases[-1], *outputs[0][1:].unbind(0)]

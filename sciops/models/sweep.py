@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sciops.models import sweep_loops as loops
 from sciops.models.activations import Smooth, Tanh
 from sciops.models.channels import Plan, bend
 from sciops.models.fused import transformed
@@ -17,15 +18,31 @@ LARGE = 100_000
 THREADS = 4
 """Of torch, up to which one thread that stays in the cache is faster."""
 
-BLOCK = 1 << 17
-"""Bytes of all channels of one layer that the compiled loops have in the cache at a time."""
+
+def sweepable(phi: Smooth, plan: Plan, h: Tensor, t: Tensor, form: Tensor | None, weights: Sequence[Tensor]) -> bool:
+    """Up to second order, closed forms of φ′ … φ‴, and points that are not trained; no transforms of `torch.func`.
+    Compilers see the sweep only where it is a call of compiled loops; they fuse layers themselves."""
+    if form is not None or plan.third or h.requires_grad or t.requires_grad or transformed():
+        return False
+    if torch.compiler.is_compiling():
+        return looped(phi, plan, h, weights)
+    return type(phi).jet is not Smooth.jet
 
 
-def sweepable(phi: Smooth, plan: Plan, h: Tensor, t: Tensor, form: Tensor | None) -> bool:
-    """Ordinary eager execution up to second order, closed forms of φ′ … φ‴, and points that are not trained."""
-    eager = not (torch.compiler.is_compiling() or transformed())
-    closed = type(phi).jet is not Smooth.jet
-    return eager and closed and form is None and not plan.third and not h.requires_grad and not t.requires_grad
+def looped(phi: Smooth, plan: Plan, h: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Training of large tanh networks on a CPU with few threads."""
+    if not isinstance(phi, Tanh) or h.device.type != "cpu" or len(weights) < 2:
+        return False
+    large = len(h) * (1 + len(plan)) * max(len(W) for W in weights) >= LARGE
+    plain = h.dtype in (torch.float32, torch.float64) and _few_threads()
+    return large and plain and torch.is_grad_enabled()
+
+
+def _few_threads() -> bool:
+    return torch.get_num_threads() <= THREADS
+
+
+_few_threads._dynamo_marked_constant = True  # type: ignore[attr-defined]  # asked once, while torch.compile looks
 
 
 def sweep(
@@ -41,17 +58,19 @@ def sweep(
     With z = W h + b and the channels J_i (first), o_ij (second) and s (collapsed) of z, every layer makes
         φ,  φ′ J_i,  φ′ o_ij + φ″ J_i J_j,  φ′ s + φ″ Σ J_i².
     One node of the graph instead of several a layer. Training of large tanh networks on a CPU with few threads goes
-    through loops compiled by numba, all layers of a block of points at a time in the cache
-    (`numerics/compiled/tanh_sweep.py`; seconds at the first call on a machine, then cached); everything else takes a
-    dozen tensor operations a layer. A second backward pass differentiates ordinary operations instead.
-    Memory: 1 + k numbers a neuron and point in the loops, about three times as many otherwise.
+    through loops compiled by numba, all layers of a panel of points at a time in the cache
+    (`numerics/compiled/tanh_sweep.py`; seconds at the first call on a machine, then cached), under `torch.compile` too;
+    everything else takes a dozen tensor operations a layer. A second backward pass differentiates ordinary operations
+    instead. Memory: 1 + k numbers a neuron and point in the loops, about three times as many otherwise.
     """
-    depth = len(weights)
-    trained = torch.is_grad_enabled() and any(p.requires_grad for p in (*weights, *biases))
-    size = len(h) * (1 + len(plan)) * max(len(W) for W in weights)
-    plain = h.device.type == "cpu" and h.dtype in (torch.float32, torch.float64) and torch.get_num_threads() <= THREADS
-    way = _Loops if trained and plain and type(phi) is Tanh and depth > 1 and size >= LARGE else _Operations
-    return list(_Sweep.apply(way(phi, plan, h, t, depth), *weights, *biases))  # type: ignore[no-untyped-call]
+    if torch.compiler.is_compiling():
+        sizes = [weights[0].shape[1], *map(len, weights)]
+        out, _ = loops.channels(h, t, loops.joined(weights, biases), sizes, loops.described(plan))
+        return list(out.unbind(0))
+    way = _Operations
+    if looped(phi, plan, h, weights) and any(p.requires_grad for p in (*weights, *biases)):
+        way = _Loops
+    return list(_Sweep.apply(way(phi, plan, h, t, len(weights)), *weights, *biases))  # type: ignore[no-untyped-call]
 
 
 class _Operations:
@@ -157,38 +176,17 @@ class _Operations:
 class _Loops(_Operations):
     """Both ways in compiled loops: tanh on a CPU."""
 
-    def _arguments(self, given: Sequence[Tensor]) -> tuple[Any, ...]:
-        import numpy as np
-
-        weights = given[: self.depth]
-        both = [p for pair in zip(weights, given[self.depth :], strict=True) for p in pair]
-        theta = torch.cat([p.detach().flatten() for p in both])
-        sizes = np.array([weights[0].shape[1], *map(len, weights)])
-        plan = self.plan
-        pairs = [(1 + plan.row((i,)), 1 + plan.row((j,))) for i, j in plan.second]
-        width = (1 + len(plan)) * int(sizes[1:].max()) * self.h.element_size()
-        points = [v.detach().contiguous().numpy() for v in (self.h, self.t)]
-        shape = (len(plan.first), np.array(pairs, dtype=np.int64).reshape(-1, 2), plan.collapsed)
-        return (*points, theta.numpy(), sizes, *shape, max(BLOCK // width, 16))
-
     def forward(self, given: Sequence[Tensor], trained: bool) -> tuple[Tensor, list[Tensor]]:
-        from sciops.numerics.compiled import tanh_sweep
-
-        self.arguments = self._arguments(given)
-        out = self.h.new_empty(1 + len(self.plan), len(self.h), len(given[self.depth - 1]))
-        hidden = sum(len(W) for W in given[: self.depth - 1])
-        store = self.h.new_empty(out.shape[0] * len(self.h) * hidden)
-        tanh_sweep.forward(*self.arguments, store.numpy(), out.numpy())
-        return out, [store]
+        weights, biases = given[: self.depth], given[self.depth :]
+        self.sizes, self.code = [weights[0].shape[1], *map(len, weights)], loops.described(self.plan)
+        theta = loops.joined(weights, biases)
+        out, store = loops.forward(self.h, self.t, theta, self.sizes, self.code)
+        return out, [theta, store]
 
     def backward(self, given: Sequence[Tensor], kept: Sequence[Tensor], g: Tensor, wanted: Sequence[bool]) -> Any:
-        from sciops.numerics.compiled import tanh_sweep
-
-        gradient = g.new_zeros(sum(p.numel() for p in given))
-        tanh_sweep.backward(*self.arguments, kept[0].numpy(), g.numpy(), gradient.numpy())
-        shapes = [p.shape for pair in zip(given[: self.depth], given[self.depth :], strict=True) for p in pair]
-        parts = [v.view(s) for v, s in zip(gradient.split([s.numel() for s in shapes]), shapes, strict=True)]
-        return [part if want else None for part, want in zip(parts[::2] + parts[1::2], wanted, strict=True)]
+        gradient = loops.backward(self.h, self.t, kept[0], self.sizes, self.code, kept[1], g)
+        parts = loops.split(gradient, given[: self.depth])
+        return [part if want else None for part, want in zip(parts, wanted, strict=True)]
 
 
 class _Sweep(torch.autograd.Function):

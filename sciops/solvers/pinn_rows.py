@@ -149,7 +149,10 @@ class TrialRows(ParameterRows):
         return Linearisation(torch.cat(r), lambda V: torch.cat([products.forward(V) for products in J]), transpose)
 
     def loss(self) -> Float[Tensor, ""]:
-        table = self.trial.derivatives(self.x, self.request)
+        return self.loss_of(self.trial.derivatives(self.x, self.request))
+
+    def loss_of(self, table: dict[Key, Float[Tensor, "N c"]]) -> Float[Tensor, ""]:
+        """½‖r‖² from the derivatives at the points."""
         return 0.5 * sum((r.square().sum() for r in self.scaled(table)), self.x.new_zeros(()))
 
 

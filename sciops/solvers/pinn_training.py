@@ -19,6 +19,7 @@ from sciops.numerics.optimisers import SOAP, GaussNewton, SSBroyden
 from sciops.solvers.collocation import Equation, relative_residual
 from sciops.solvers.pinn_conditions import system_residual
 from sciops.solvers.pinn_growth import Growth, grow, residual_peaks
+from sciops.solvers.pinn_loss import JointLoss
 from sciops.solvers.pinn_places import Place
 from sciops.solvers.pinn_rows import EquationRows, ParameterRows, Sites, State, flat_parameters
 from sciops.solvers.samplers.base import Points, Sampler
@@ -236,8 +237,8 @@ class Training:
         sites = Sites(self.equation.case, self.points.x)
         weights = self.points.weights(self.sampler.volume) if self.importance else None
         parts: list[Any] = [EquationRows(self.trial, sites, self.scale**-2, weights), *self.extra]
-        self.parts = parts
         self.problem = Stacked(parts)
+        self.joint = JointLoss(parts)
 
     # ---- steps
 
@@ -251,10 +252,7 @@ class Training:
 
     def loss(self) -> Float[Tensor, ""]:
         """½‖r‖² on the frozen points, with gradients."""
-        total: Any = 0.0
-        for part in self.parts:
-            total = total + part.loss()
-        return total
+        return self.joint()
 
     def step(self) -> Progress:
         """One iteration of Gauss–Newton, Adam or SOAP; `max_iter` of them for quasi-Newton methods."""

@@ -1,249 +1,290 @@
-"""A tanh perceptron with derivative channels, forward and backward, a block of points at a time in the cache.
+"""A tanh perceptron with derivative channels, forward and backward, a panel of points at a time in the cache.
 
 With h = tanh z: φ′ = 1 − h², φ″ = −2hφ′, φ‴ = φ′(6h² − 2), so that of every layer the value h and the channels of z are
 kept, and nothing else. Channels come in the order value, `first` first derivatives, one second derivative per pair of
-them, and a collapsed sum, if any. Parameters are one vector, every layer its weights (m, p), then its biases.
+them, and a collapsed sum, if any. Parameters are one vector, every layer its weights (m, p), then its biases. A panel
+holds one row of points per neuron, a layer one panel per channel (`tiles.py`).
 """
 
-from typing import no_type_check
+import math
+from typing import Any, no_type_check
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from sciops.numerics.compiled.tiles import BYTES, combine, correlate
+from sciops.numerics.compiled.vectors import INTEGER, Lanes, Value, Variable, counted, pointer
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 """Sums may be reordered, so that loops vectorise; NaN and infinity keep their meaning."""
 
-CHUNK = 256
-"""Entries of all channels that stay in the first-level cache."""
+EXPONENTS = {
+    64: (52, 1023, 6.93147180369123816490e-01, 1.90821492927058770002e-10, 13, 50.0),
+    32: (23, 127, 0.693359375, -2.12194440e-4, 7, 25.0),
+}
+"""By the bits of a number: where its exponent begins and what is added to it; ln 2 in two parts, the first one short;
+terms of the series of e^r for |r| ≤ ½ ln 2; from where on 1 − tanh is below rounding."""
 
-MAGIC = 6755399441055744.0
-"""1.5 · 2⁵²: added to a small number it leaves the nearest integer in the last bits."""
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _tanh(typing: Any, v: Any, size: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        lanes = Lanes(context, builder, v)
+        data, size = pointer(context, builder, v, given[0]), Value(builder, given[1])
+        shift, bias, high, low, terms, most = EXPONENTS[lanes.bits]
+        magic = 1.5 * 2.0**shift  # added to a small number it leaves the nearest integer in the last bits
+        integers = ir.VectorType(ir.IntType(lanes.bits), lanes.count)
+        with counted(size, lanes.count) as e:
+            x = lanes.load(data, e)
+            y = x.chosen(">", 0.0, x * -2.0, x * 2.0)
+            y = y.chosen("<", -2 * most, -2 * most, y)
+            shifted = y * (1 / math.log(2)) + magic
+            k = shifted - magic
+            r = (y - k * high) - k * low
+            bits = Value(builder, builder.bitcast(shifted.raw, integers))
+            bits = Value(builder, builder.shl(bits.raw, bits.like(shift).raw)) + (bias << shift)
+            scale = Value(builder, builder.bitcast(bits.raw, lanes.vector))
+            p = lanes.constant(1 / math.factorial(terms))
+            for n in range(terms - 1, 1, -1):
+                p = p * r + 1 / math.factorial(n)
+            p = p * r * r + r
+            q = scale * p + (scale - 1.0)
+            h = q / (q + 2.0)
+            lanes.store(x.chosen(">", 0.0, 0.0 - h, h), data, e)
+        return context.get_dummy_value()
+
+    return types.void(v, size), emit
 
 
-@njit(cache=True, error_model="numpy", fastmath={"contract"})
+@njit(cache=True, error_model="numpy")
 @no_type_check
 def tanh(v):
     """In place, to a few units in the last place: −q/(2 + q) with q = e^{−2|v|} − 1 = 2ᵏ(e^r − 1) + (2ᵏ − 1), e^r − 1
-    by its series for |r| ≤ ½ ln 2. Branch-free, so that it vectorises."""
-    scale, rest = np.empty(CHUNK, np.float64), np.empty(CHUNK, np.float64)
-    bits = scale.view(np.int64)
-    for a in range(0, v.size, CHUNK):
-        x = v[a : a + CHUNK]
-        n = x.size
-        for e in range(n):
-            y = -2.0 * abs(np.float64(x[e]))
-            y = -50.0 if y < -50.0 else y
-            scale[e] = y * 1.4426950408889634 + MAGIC
-            k = scale[e] - MAGIC
-            rest[e] = (y - k * 6.93147180369123816490e-01) - k * 1.90821492927058770002e-10
-        for e in range(n):
-            bits[e] = (bits[e] << 52) + (1023 << 52)
-        for e in range(n):
-            r = rest[e]
-            p = 1 / 6227020800.0
-            p = p * r + 1 / 479001600.0
-            p = p * r + 1 / 39916800.0
-            p = p * r + 1 / 3628800.0
-            p = p * r + 1 / 362880.0
-            p = p * r + 1 / 40320.0
-            p = p * r + 1 / 5040.0
-            p = p * r + 1 / 720.0
-            p = p * r + 1 / 120.0
-            p = p * r + 1 / 24.0
-            p = p * r + 1 / 6.0
-            p = p * r + 0.5
-            p = p * r * r + r
-            q = scale[e] * p + (scale[e] - 1.0)
-            h = -q / (2.0 + q)
-            x[e] = h if x[e] >= 0 else -h
+    by its series. Whole vectors of 64 bytes."""
+    _tanh(v, v.size)
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@intrinsic  # type: ignore[untyped-decorator]
+def bend(typing: Any, z: Any, out: Any, size: Any, first: Any, pairs: Any, collapsed: Any) -> Any:
+    """Behind the activation: h;  φ′ z_i;  second: φ′ z + φ″ z_i z_j;  collapsed: φ′ z + φ″ Σ z_i². z[0] is h.
+
+    Channels are `size` entries apart in flat arrays; pairs are a flat array of channels.
+    """
+    kinds = (z, out, size, first, pairs, collapsed)
+
+    def emit(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        lanes, layer = Lanes(context, builder, z), _Layer(context, builder, kinds, given)
+        out = pointer(context, builder, kinds[1], given[1])
+        with counted(layer.size, lanes.count) as e:
+            v = lanes.load(layer.z, e)
+            slope = 1.0 - v * v
+            curve = v * slope * -2.0
+            lanes.store(v, out, e)
+            squares = Variable(lanes.constant(0.0))
+            with counted(layer.first) as i:
+                at = e + (i + 1) * layer.size
+                x = lanes.load(layer.z, at)
+                squares.add(x * x)
+                lanes.store(slope * x, out, at)
+            with counted(layer.second) as r:
+                i, j = layer.pair(r)
+                at = e + (r + layer.first + 1) * layer.size
+                product = lanes.load(layer.z, e + i * layer.size) * lanes.load(layer.z, e + j * layer.size)
+                lanes.store(slope * lanes.load(layer.z, at) + curve * product, out, at)
+            with counted(layer.collapsed):
+                at = e + layer.last * layer.size
+                lanes.store(slope * lanes.load(layer.z, at) + curve * squares.get(), out, at)
+        return context.get_dummy_value()
+
+    return types.void(*kinds), emit
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def unbend(typing: Any, z: Any, out: Any, size: Any, first: Any, pairs: Any, collapsed: Any, g: Any) -> Any:
+    """Cotangents g behind the activation become those in front of it, in place; `out` is what `bend` makes."""
+    kinds = (z, out, size, first, pairs, collapsed, g)
+
+    def emit(context: Any, builder: Any, signature: Any, given: Any) -> Any:
+        lanes, layer = Lanes(context, builder, z), _Layer(context, builder, kinds, given)
+        out, g = (pointer(context, builder, kinds[k], given[k]) for k in (1, 6))
+        with counted(layer.size, lanes.count) as e:
+            v = lanes.load(layer.z, e)
+            slope = 1.0 - v * v
+            curve = v * slope * -2.0
+            lanes.store(v, out, e)
+            squares, total, lift = (Variable(lanes.constant(0.0)) for _ in range(3))
+            # Cotangents are multiplied by φ′ first: φ″ = −2h φ′, φ‴ = (6h² − 2) φ′.
+            with counted(layer.first) as i:
+                at = e + (i + 1) * layer.size
+                x, y = lanes.load(layer.z, at), slope * lanes.load(g, at)
+                squares.add(x * x)
+                total.add(x * y)
+                lanes.store(y, g, at)
+                lanes.store(slope * x, out, at)
+            with counted(layer.second) as r:
+                i, j = layer.pair(r)
+                at, a, b = e + (r + layer.first + 1) * layer.size, e + i * layer.size, e + j * layer.size
+                x, y = lanes.load(layer.z, at), slope * lanes.load(g, at)
+                total.add(x * y)
+                lanes.store(y, g, at)
+                left, right, twist = lanes.load(layer.z, a), lanes.load(layer.z, b), v * y * -2.0
+                product = left * right
+                lift.add(y * product)
+                lanes.store(slope * x + curve * product, out, at)
+                lanes.store(lanes.load(g, a) + twist * right, g, a)
+                lanes.store(lanes.load(g, b) + twist * left, g, b)
+            with counted(layer.collapsed):
+                at = e + layer.last * layer.size
+                x, y = lanes.load(layer.z, at), slope * lanes.load(g, at)
+                total.add(x * y)
+                lift.add(y * squares.get())
+                twist = v * y * -4.0
+                lanes.store(y, g, at)
+                lanes.store(slope * x + curve * squares.get(), out, at)
+                with counted(layer.first) as i:
+                    at = e + (i + 1) * layer.size
+                    lanes.store(lanes.load(g, at) + twist * lanes.load(layer.z, at), g, at)
+            towards = (v * v * 6.0 - 2.0) * lift.get() - v * total.get() * 2.0
+            lanes.store(slope * lanes.load(g, e) + towards, g, e)
+        return context.get_dummy_value()
+
+    return types.void(*kinds), emit
+
+
+class _Layer:
+    """What `bend` and `unbend` are told of the channels."""
+
+    def __init__(self, context: Any, builder: Any, kinds: Any, given: Any) -> None:
+        self.builder = builder
+        self.z, self.pairs = (pointer(context, builder, kinds[k], given[k]) for k in (0, 4))
+        self.size, self.first, self.collapsed = (Value(builder, given[k]) for k in (2, 3, 5))
+        count = context.make_array(kinds[4])(context, builder, given[4]).nitems
+        self.second = Value(builder, builder.sdiv(count, ir.Constant(INTEGER, 2)))
+        self.last = self.first + self.second + self.collapsed
+
+    def pair(self, r: Value) -> tuple[Value, Value]:
+        places = [self.builder.gep(self.pairs, [(r * 2 + k).raw]) for k in (0, 1)]
+        i, j = (Value(self.builder, self.builder.load(place)) for place in places)
+        return i, j
+
+
+@njit(cache=True, error_model="numpy")
 @no_type_check
-def bend(z, out, first, pairs, collapsed):
-    """Behind the activation: h;  φ′ z_i;  second: φ′ z + φ″ z_i z_j;  collapsed: φ′ z + φ″ Σ z_i². z[0] is h."""
-    channels, size = z.shape
-    one, two = z.dtype.type(1), z.dtype.type(2)
-    slope, curve = np.empty(CHUNK, z.dtype), np.empty(CHUNK, z.dtype)
-    for a in range(0, size, CHUNK):
-        v, y = z[0, a : a + CHUNK], out[0, a : a + CHUNK]
-        n = v.size
-        for e in range(n):
-            y[e] = v[e]
-            slope[e] = one - v[e] * v[e]
-            curve[e] = -two * v[e] * slope[e]
-        for c in range(1, channels):
-            x, y = z[c, a : a + n], out[c, a : a + n]
-            for e in range(n):
-                y[e] = slope[e] * x[e]
-        for r in range(len(pairs)):
-            x, x2, y = z[pairs[r, 0], a : a + n], z[pairs[r, 1], a : a + n], out[1 + first + r, a : a + n]
-            for e in range(n):
-                y[e] += curve[e] * x[e] * x2[e]
-        if collapsed:
-            y = out[channels - 1, a : a + n]
-            for i in range(1, first + 1):
-                x = z[i, a : a + n]
-                for e in range(n):
-                    y[e] += curve[e] * x[e] * x[e]
+def _room(count, like):
+    """Numbers that begin where a cache line does."""
+    made = np.empty(count + 64, like.dtype)
+    return made[-made.ctypes.data % 64 // like.itemsize :][:count]
 
 
-@njit(cache=True, error_model="numpy", fastmath=FAST)
+@njit(cache=True, error_model="numpy")
 @no_type_check
-def unbend(z, g, first, pairs, collapsed):
-    """Cotangents behind the activation become those in front of it, in place."""
-    channels, size = z.shape
-    one, two, six = z.dtype.type(1), z.dtype.type(2), z.dtype.type(6)
-    slope, total, lift = np.empty(CHUNK, z.dtype), np.empty(CHUNK, z.dtype), np.empty(CHUNK, z.dtype)
-    twist = np.empty((len(pairs) + 1, CHUNK), z.dtype)  # φ″ times the cotangents of second derivatives
-    for a in range(0, size, CHUNK):
-        v, into = z[0, a : a + CHUNK], g[0, a : a + CHUNK]
-        n = v.size
-        for e in range(n):
-            slope[e] = one - v[e] * v[e]
-            total[e] = 0
-            lift[e] = 0
-        for c in range(1, channels):
-            x, y = z[c, a : a + n], g[c, a : a + n]
-            for e in range(n):
-                y[e] *= slope[e]
-                total[e] += y[e] * x[e]
-        # From here the cotangents hold φ′: φ″ = −2h φ′, φ‴ = (6h² − 2) φ′.
-        for r in range(len(pairs)):
-            x, x2, y = z[pairs[r, 0], a : a + n], z[pairs[r, 1], a : a + n], g[1 + first + r, a : a + n]
-            t = twist[r]
-            for e in range(n):
-                lift[e] += y[e] * x[e] * x2[e]
-                t[e] = -two * v[e] * y[e]
-        if collapsed:
-            y, t = g[channels - 1, a : a + n], twist[len(pairs)]
-            for e in range(n):
-                t[e] = -two * two * v[e] * y[e]
-            for i in range(1, first + 1):
-                x, dx = z[i, a : a + n], g[i, a : a + n]
-                for e in range(n):
-                    lift[e] += y[e] * x[e] * x[e]
-                    dx[e] += t[e] * x[e]
-        for r in range(len(pairs)):
-            i, j, t = pairs[r, 0], pairs[r, 1], twist[r]
-            x, x2, dx, dx2 = z[i, a : a + n], z[j, a : a + n], g[i, a : a + n], g[j, a : a + n]
-            for e in range(n):
-                dx[e] += t[e] * x2[e]
-            for e in range(n):
-                dx2[e] += t[e] * x[e]
-        for e in range(n):
-            into[e] = slope[e] * into[e] - two * v[e] * total[e] + (six * v[e] * v[e] - two) * lift[e]
-
-
-@njit(cache=True)
-@no_type_check
-def _product(a, b, out):
-    """out = a b by the linear algebra library: in a function of its own it is compiled once for each layout."""
-    np.dot(a, b, out)
+def _gather(rows, a, out):
+    """Rows a, a + 1, … become columns of a panel; zeros where there are no more."""
+    points = BYTES // out.itemsize
+    n = min(points, len(rows) - a)
+    for q in range(rows.shape[1]):
+        panel = out[q * points : (q + 1) * points]
+        for i in range(n):
+            panel[i] = rows[a + i, q]
+        panel[n:] = 0
 
 
 @njit(cache=True, error_model="numpy", nogil=True, fastmath=FAST)
 @no_type_check
-def forward(x, t, theta, sizes, first, pairs, collapsed, block, store, out):
+def forward(x, t, theta, sizes, first, pairs, collapsed, store, out):
     """All channels (1 + k, N, c) into `out`. `t` (k, N or 1, d) are the channels of x; `store` keeps what `backward`
-    needs, (1 + k) N Σ widths numbers, or has room for one block alone."""
-    depth, channels, count = len(sizes) - 1, len(t) + 1, len(x)
-    hidden = sizes[1:depth].sum()
-    keep = store.size >= channels * count * hidden
-    spread = np.empty(channels * block * sizes[1:].max(), x.dtype)
-    last = np.empty(max(channels * block * sizes[depth], sizes[1]), x.dtype)
-    turned = np.empty(theta.size, x.dtype)  # transposed weights: products of plain arrays are the fastest
-    o = 0
-    for k in range(depth):
-        p, m = sizes[k], sizes[k + 1]
-        turned[o : o + m * p].reshape(p, m)[:] = theta[o : o + m * p].reshape(m, p).T
-        o += m * p + m
-    for a in range(0, count, block):
-        n = min(block, count - a)
-        at = channels * a * hidden if keep else 0
-        o = 0
+    needs, (1 + k) Σ widths numbers a point, N rounded up to whole panels."""
+    depth, channels, count, points = len(sizes) - 1, len(t) + 1, len(x), BYTES // x.itemsize
+    each = channels * points
+    hidden, varying = each * sizes[1:depth].sum(), t.shape[1] == count
+    inputs, spread = _room(points * sizes[0], x), _room(each * sizes[1:].max(), x)
+    last, none = _room(each * sizes[depth], x), np.zeros(sizes.max(), x.dtype)
+    for a in range(0, count, points):
+        n = min(points, count - a)
+        at, o = a // points * hidden, 0
         for k in range(depth):
             p, m = sizes[k], sizes[k + 1]
-            W, b = turned[o : o + m * p].reshape(p, m), theta[o + m * p : o + m * p + m]
-            o += m * p + m
-            size = channels * n * m
-            z = store[at : at + size] if k < depth - 1 else last[:size]
+            size = each * m
+            z = last if k == depth - 1 else store[at : at + size]
+            if k == 0:
+                _gather(x, a, inputs)
+                combine(theta, o, p, 1, m, p, theta, o + m * p, inputs, z)
+            for c in range(1 if k == 0 else 0, channels):
+                own = z[c * m * points : (c + 1) * m * points]
+                if k:
+                    below = spread[c * p * points : (c + 1) * p * points]
+                    bias, b = (none, 0) if c else (theta, o + m * p)
+                    combine(theta, o, p, 1, m, p, bias, b, below, own)
+                elif varying:
+                    _gather(t[c - 1], a, inputs)
+                    combine(theta, o, p, 1, m, p, none, 0, inputs, own)
+                else:
+                    for j in range(m):
+                        total = t[c - 1, 0, 0] * theta[o + j * p]
+                        for q in range(1, p):
+                            total += t[c - 1, 0, q] * theta[o + j * p + q]
+                        own[j * points : (j + 1) * points] = total
             at += size
-            rows = z.reshape(channels * n, m)
-            if k:
-                _product(spread[: channels * n * p].reshape(channels * n, p), W, rows)
-            else:
-                _product(x[a : a + n], W, rows[:n])
-                for c in range(1, channels):
-                    if t.shape[1] == count:
-                        _product(t[c - 1, a : a + n], W, rows[c * n : c * n + n])
-                    else:
-                        for j in range(m):
-                            total = t[c - 1, 0, 0] * W[0, j]
-                            for q in range(1, p):
-                                total += t[c - 1, 0, q] * W[q, j]
-                            last[j] = total
-                        for i in range(c * n, c * n + n):
-                            for j in range(m):
-                                rows[i, j] = last[j]
-            for i in range(n):
-                for j in range(m):
-                    rows[i, j] += b[j]
+            o += m * p + m
             if k < depth - 1:
-                tanh(z[: n * m])
-                bend(z.reshape(channels, n * m), spread[:size].reshape(channels, n * m), first, pairs, collapsed)
+                tanh(z[: m * points])
+                bend(z, spread, m * points, first, pairs, collapsed)
             else:
-                out[:, a : a + n] = z.reshape(channels, n, m)
+                for c in range(channels):
+                    for j in range(m):
+                        for i in range(n):
+                            out[c, a + i, j] = z[(c * m + j) * points + i]
 
 
 @njit(cache=True, error_model="numpy", nogil=True, fastmath=FAST)
 @no_type_check
-def backward(x, t, theta, sizes, first, pairs, collapsed, block, store, slopes, gradient):
+def backward(x, t, theta, sizes, first, pairs, collapsed, store, slopes, gradient):
     """Adds the gradient in all parameters for the cotangents `slopes` (1 + k, N, c)."""
-    depth, channels, count = len(sizes) - 1, len(t) + 1, len(x)
-    hidden = sizes[1:depth].sum()
-    room = channels * block * sizes[1:].max()
-    spread, above, below = np.empty(room, x.dtype), np.empty(room, x.dtype), np.empty(room, x.dtype)
-    product = np.empty(sizes[1:].max() * sizes.max(), x.dtype)
-    total = np.empty(sizes[1], x.dtype)
-    for a in range(0, count, block):
-        n = min(block, count - a)
-        at = channels * a * hidden + channels * n * hidden
-        above[: channels * n * sizes[depth]].reshape(channels, n, sizes[depth])[:] = slopes[:, a : a + n]
-        o = theta.size
+    depth, channels, count, points = len(sizes) - 1, len(t) + 1, len(x), BYTES // x.itemsize
+    each = channels * points
+    hidden, varying = each * sizes[1:depth].sum(), t.shape[1] == count
+    room = each * sizes[1:].max()
+    inputs, spread = _room(points * sizes[0], x), _room(room, x)
+    above, below, none = _room(room, x), _room(room, x), np.zeros(sizes.max(), x.dtype)
+    for a in range(0, count, points):
+        n, at, o = min(points, count - a), (a // points + 1) * hidden, theta.size
+        m = sizes[depth]
+        for c in range(channels):
+            for j in range(m):
+                own = above[(c * m + j) * points : (c * m + j + 1) * points]
+                for i in range(n):
+                    own[i] = slopes[c, a + i, j]
+                own[n:] = 0
         for k in range(depth - 1, -1, -1):
             p, m = sizes[k], sizes[k + 1]
             o -= m * p + m
-            W, into = theta[o : o + m * p].reshape(m, p), gradient[o : o + m * p].reshape(m, p)
-            b = gradient[o + m * p : o + m * p + m]
-            g = above[: channels * n * m].reshape(channels * n, m)
-            for i in range(n):
-                for j in range(m):
-                    b[j] += g[i, j]
-            dW = product[: m * p].reshape(m, p)
+            for j in range(m):
+                total = above[j * points]
+                for i in range(1, points):
+                    total += above[j * points + i]
+                gradient[o + m * p + j] += total
             if k:
-                size = channels * n * p
-                at -= size
-                z = store[at : at + size].reshape(channels, n * p)
-                bend(z, spread[:size].reshape(channels, n * p), first, pairs, collapsed)
-                _product(g.T, spread[:size].reshape(channels * n, p), dW)
-                into += dW
-                _product(g, W, below[:size].reshape(channels * n, p))
-                unbend(z, below[:size].reshape(channels, n * p), first, pairs, collapsed)
+                at -= each * p
+                for c in range(channels):
+                    g = above[c * m * points : (c + 1) * m * points]
+                    combine(theta, o, 1, p, p, m, none, 0, g, below[c * p * points : (c + 1) * p * points])
+                unbend(store[at : at + each * p], spread, p * points, first, pairs, collapsed, below)
+                correlate(above, m, spread, p, channels, gradient, o)
                 above, below = below, above
                 continue
-            _product(g[:n].T, x[a : a + n], dW)
-            into += dW
+            _gather(x, a, inputs)
+            correlate(above, m, inputs, p, 1, gradient, o)
             for c in range(1, channels):
-                own = g[c * n : c * n + n]
-                if t.shape[1] == count:
-                    _product(own.T, t[c - 1, a : a + n], dW)
-                    into += dW
-                else:
-                    total[:] = 0
-                    for i in range(n):
-                        for j in range(m):
-                            total[j] += own[i, j]
-                    for j in range(m):
-                        for q in range(p):
-                            into[j, q] += total[j] * t[c - 1, 0, q]
+                own = above[c * m * points : (c + 1) * m * points]
+                if varying:
+                    _gather(t[c - 1], a, inputs)
+                    correlate(own, m, inputs, p, 1, gradient, o)
+                    continue
+                for j in range(m):
+                    total = own[j * points]
+                    for i in range(1, points):
+                        total += own[j * points + i]
+                    for q in range(p):
+                        gradient[o + j * p + q] += total * t[c - 1, 0, q]
