@@ -1,9 +1,9 @@
 """Generation: the same bits however it is run, killed and resumed; verification; what `info` says."""
 
 import io
+import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -67,31 +67,18 @@ def test_two_workers_give_the_bits_of_one(whole, tmp_path):
     assert (tmp_path / "stats.yaml").read_text() == (whole / "stats.yaml").read_text()
 
 
-KILLED = """
-import sys
-sys.path[:0] = [{tests!r}]
-from test_generate import darcy
-from sciops.data.generate import generate
-if __name__ == "__main__":
-    generate(darcy(), {out!r}, workers={workers})
-"""
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_kill_and_resume_loses_and_repeats_nothing(whole, tmp_path, workers):
     out = tmp_path / "out"
-    script = tmp_path / "run.py"
-    tests = str(Path(__file__).parent)
-    script.write_text(KILLED.format(tests=tests, out=str(out), workers=workers))
-    formats = str(Path(__file__).parents[1] / "formats")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), formats, tests]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.DEVNULL)
+    options = {"workers": workers, "quiet": True}
+    process = multiprocessing.get_context("fork").Process(target=generate, args=(darcy(), out), kwargs=options)
+    process.start()
     parts = out / "train.parts"
     deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline and len(list(parts.glob("*.npz"))) < 3:
+    while process.is_alive() and time.monotonic() < deadline and len(list(parts.glob("*.npz"))) < 3:
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     time.sleep(0.5)  # pool workers notice that their parent is gone
     finished = {p.name: p.stat().st_mtime_ns for p in parts.glob("*.npz")}
     assert 3 <= len(finished) < 15 and not list(out.glob("data/*/*.hdf5"))

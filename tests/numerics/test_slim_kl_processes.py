@@ -53,8 +53,8 @@ def two(second: type[LowRank]) -> tuple[list[Components], list[Tensor], Tensor]:
     return [LowRank(columns), second(columns)], [y, y], torch.full((4,), 0.25, dtype=torch.float64)
 
 
-def test_four_processes_give_the_bits_of_one() -> None:
-    parts, y, theta = blocks(4)
+def test_three_processes_give_the_bits_of_one() -> None:
+    parts, y, theta = blocks(3)
     settings = Settings(rho=1.0)
     alone = simulate(parts, y, 1e-3, theta, settings)
     common = distributed(parts, y, 1e-3, theta, settings, timeout=120.0)

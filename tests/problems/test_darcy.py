@@ -100,7 +100,7 @@ def measured_error(problem: Darcy, seeds: list[int], grid: Grid, factor: int) ->
     return error, solution.stats["label_error"]
 
 
-@pytest.mark.parametrize(("n", "layout"), [(65, "node"), (64, "cell"), (33, "node")])
+@pytest.mark.parametrize(("n", "layout"), [(65, "node"), (48, "cell"), (33, "node")])
 def test_label_error_of_the_lognormal_law_is_the_error(n: int, layout: str) -> None:
     """Smooth: order two, so the estimate is the error to 15 %."""
     error, label = measured_error(Darcy(law="lognormal"), [0, 1], Grid.box(n, ndim=2, layout=layout), 8)
@@ -108,7 +108,7 @@ def test_label_error_of_the_lognormal_law_is_the_error(n: int, layout: str) -> N
 
 
 @pytest.mark.parametrize("problem", [SMOOTH, ROUGH], ids=["smooth", "rough"])
-@pytest.mark.parametrize(("n", "layout"), [(65, "node"), (48, "node"), (48, "cell"), (33, "node")])
+@pytest.mark.parametrize(("n", "layout"), [(65, "node"), (34, "node"), (34, "cell"), (33, "node")])
 def test_label_error_of_two_phase_laws_bounds_the_error(problem: Darcy, n: int, layout: str) -> None:
     """Jumps: the error falls erratically at order about one. It stays below twice the estimate in every case,
     and the estimate is not idly large: within a factor of ten."""
@@ -118,7 +118,7 @@ def test_label_error_of_two_phase_laws_bounds_the_error(problem: Darcy, n: int, 
 
 
 def test_label_error_of_the_trigonometric_law_once_the_grid_resolves_it() -> None:
-    error, label = measured_error(TRIG, [0, 1], Grid.box(257, ndim=2), 4)
+    error, label = measured_error(TRIG, [0], Grid.box(257, ndim=2), 4)
     assert bool((error <= 2 * label).all()), (error / label).tolist()
 
 
