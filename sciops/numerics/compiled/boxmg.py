@@ -58,6 +58,8 @@ class BoxOptions:
     coarsest: int = 150
     """Largest number of unknowns solved densely."""
     cycle: Literal["V", "W"] = "V"
+    once: int = 0
+    """Coarse grids, from the finest on, that a W-cycle visits only once each time."""
 
 
 @dataclass
@@ -140,7 +142,7 @@ class BoxHierarchy:
             self.coarsest.solve()
             return
         level = self.levels[depth]
-        if self.options.cycle == "W":
+        if level.kept.size:
             level.kept[...] = level.b
         below = self.levels[depth + 1] if depth + 1 < len(self.levels) else self.coarsest
         assert below is not None
@@ -155,7 +157,7 @@ class BoxHierarchy:
     def _correct(self, depth: int) -> None:
         """The coarse equation: one cycle, or two of a W-cycle."""
         self._cycle(depth)
-        if self.options.cycle == "V" or depth == len(self.levels):
+        if depth == len(self.levels) or self.levels[depth].kept.size == 0:
             return
         level = self.levels[depth]
         first, grid = level.x.copy(), (level.gz, level.space, level.faces)
@@ -226,7 +228,7 @@ class BoxHierarchy:
         level.keep = np.zeros((0, 0, 0), dtype=dtype)
         if lower is None and advice.relaxation is not None:
             level.keep = (1 - level.inverse * matrix.diag).astype(dtype)
-        if self.options.cycle == "W":
+        if self.options.cycle == "W" and len(self.levels) > self.options.once:
             level.kept = np.empty_like(level.b)
         self.levels.append(level)
         return BoxMatrix(out[1:], out[0], matrix.gz, coarse, faces=False)

@@ -20,7 +20,7 @@ MOST = 1000
 THINNED = 17
 """One weight in so many decides whether to look for a gap at all; odd, so that it meets all columns."""
 SHARE = 0.01
-REACH, SWEEPS, OMEGA = 0.4, 2, 1.2
+REACH, SWEEPS, OMEGA = 0.4, 1, 1.2
 """Layers of soft cells over which the indicator of an island falls off, sweeps of over-relaxation that shape it."""
 BELOW, RANGE = -1080, 2120
 """Binary exponents of double precision."""
@@ -32,6 +32,13 @@ class Weights(NamedTuple):
     faces: tuple[np.ndarray, ...]
     sink: np.ndarray
     active: np.ndarray
+
+
+class Parts(NamedTuple):
+    """Levelled weights above `threshold` are stiff; `labels`: the island of each cell (see `afloat`) or None."""
+
+    threshold: float
+    labels: np.ndarray | None
 
 
 class Columns:
@@ -88,9 +95,9 @@ class Islands:
         self.inverse = _pseudo_inverse((E + E.T) / 2)
 
     @classmethod
-    def find(cls, system: FaceSystem, threshold: float) -> "Islands | None":
-        """The islands of the levelled weights above the threshold, or None where nothing floats."""
-        labels = afloat(levelled(system), threshold)
+    def find(cls, system: FaceSystem, parts: Parts) -> "Islands | None":
+        """The islands of the stiff parts, or None where nothing floats."""
+        labels = parts.labels
         if labels is None:
             return None
         sizes = np.bincount(labels + 1)[1:]
@@ -99,7 +106,7 @@ class Islands:
             number = np.full(sizes.size + 1, -1)
             number[order[:MOST]] = np.arange(MOST)
             labels = number[labels]
-        return cls(system, labels, min(sizes.size, MOST), threshold)
+        return cls(system, labels, min(sizes.size, MOST), parts.threshold)
 
 
 class BalancedCycle:
@@ -121,15 +128,23 @@ class BalancedCycle:
         islands.columns.add(coarse - islands.inverse @ islands.products.dots(z), z)
 
 
-def float_in_numbers(system: FaceSystem) -> bool:
-    """Do stiff parts that no stiff sink holds make up SHARE of the cells, and do they lie in a soft sea?"""
+def float_in_numbers(system: FaceSystem) -> Parts | None:
+    """The stiff parts, if those that no stiff sink holds make up SHARE of the cells and lie in a soft sea."""
     counts = _magnitudes(system, THINNED)
     between = _widest(counts)
     if between is None or 2 * counts[between:].sum() > counts.sum():
-        return False
-    threshold = gap(system)
-    labels = None if threshold is None else afloat(system, threshold)
-    return labels is not None and bool(np.count_nonzero(labels >= 0) >= SHARE * np.count_nonzero(system.active))
+        return None
+    parts = stiff_parts(system)
+    if parts is None or parts.labels is None:
+        return None
+    return parts if np.count_nonzero(parts.labels >= 0) >= SHARE * np.count_nonzero(system.active) else None
+
+
+def stiff_parts(system: FaceSystem) -> Parts | None:
+    """The stiff parts of the levelled weights, if these have a gap."""
+    weights = levelled(system)
+    threshold = gap(weights)
+    return None if threshold is None else Parts(threshold, afloat(weights, threshold))
 
 
 def afloat(system: FaceSystem | Weights, threshold: float) -> np.ndarray | None:

@@ -73,24 +73,30 @@ def extend(starts, members, w0, w1, w2, strides, sink, stiff, margins, sweeps, o
         own, island, margin = k + 1, members[starts[k] : starts[k + 1]], margins[k]
         for c in island:
             mark[c], u[c] = own, 1.0
-        # near: the rim of the island, the layers around it, and the cells beyond these.
-        n = 0
+        # near: the rim of the island and the layers around it, outwards; from its end backwards: cells beyond these.
+        n, beyond = 0, size
         for c in island:
             inside = sink[c] == 0
-            for m in range(_neighbours(w0, w1, w2, strides, c, other, weight)):
-                inside &= mark[other[m]] == own
+            for s in strides:
+                inside &= (c < s or mark[c - s] == own) and (c + s >= size or mark[c + s] == own)
             if not inside:
                 near[n] = c
                 n += 1
         begin, rim = 0, n
-        for layer in range(margin):
+        for layer in range(margin + 1):
             end = n
             for e in range(begin, end):
                 for m in range(_neighbours(w0, w1, w2, strides, near[e], other, weight)):
                     c = other[m]
-                    if mark[c] != own and stiff[c] == 0:
-                        near[n], mark[c], u[c] = c, own, 1 - (layer + 1) / (margin + 1)
+                    if mark[c] == own:
+                        continue
+                    mark[c] = own
+                    if layer < margin and stiff[c] == 0:
+                        near[n], u[c] = c, 1 - (layer + 1) / (margin + 1)
                         n += 1
+                    else:
+                        beyond -= 1
+                        near[beyond] = c
             begin = end
         for sweep in range(sweeps):
             for e in range(rim, n):
@@ -100,15 +106,12 @@ def extend(starts, members, w0, w1, w2, strides, sink, stiff, margins, sweeps, o
                     total += weight[m] * u[other[m]]
                     diagonal += weight[m]
                 u[c] += omega * (total / diagonal - u[c])
-        beyond = n
         for e in range(n):
             # Rounded as it is stored, so that A Z is the product with what is stored.
             u[near[e]] = np.float32(u[near[e]])
-            for m in range(_neighbours(w0, w1, w2, strides, near[e], other, weight)):
-                c = other[m]
-                if mark[c] != own:
-                    near[beyond], mark[c] = c, own
-                    beyond += 1
+        for e in range(size - beyond):
+            near[n + e] = near[beyond + e]
+        beyond = n + size - beyond
         first, filled = ends[k], ends[k] + island.size + n - rim
         ends[k + 1] = filled
         cells, values = _room(cells, values, first, filled)
