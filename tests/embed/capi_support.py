@@ -226,7 +226,7 @@ def stand_in_library(folder: Path, *flags: str, library: Path | None = None) -> 
     """libsciops.so, that of the folder `library` or compiled with `flags`, as -fsanitize=address, and the stand-in of
     the backend beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    common = ["g++", "-std=c++17", "-O1", "-g", "-fPIC", "-shared", "-pthread"]
+    common = ["g++", "-std=c++17", "-O0", "-g", "-fPIC", "-shared", "-pthread"]
     common += [f"-I{CAPI / 'include'}", f"-I{CAPI / 'src'}", *flags]
     if library is None:
         own = [str(p) for p in sorted((CAPI / "src").glob("*.cpp")) if p.name != "backend_torch.cpp"]

@@ -1,13 +1,14 @@
 """The C examples with operators whose answers are known, real networks that overflow, and the two ways to build."""
 
 import math
+import shutil
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from capi_support import CAPI, Failed, Library, host, missing, run
+from capi_support import CAPI, HERE, Failed, Library, host, missing, run, write_artefact
 from torch import Tensor, nn
 
 from sciops.core.errors import UsageError
@@ -216,17 +217,32 @@ def test_traps_survive_a_network_that_overflows(folder: Path, library: Path) -> 
 # ---- building
 
 
-def test_without_cmake_the_compiler_is_enough(tmp_path: Path, library: Path) -> None:
+OF_TORCH = """
+#include <ATen/Parallel.h>
+#include <c10/core/CPUAllocator.h>
+bool of_torch() { return at::get_num_threads() > 0 && c10::GetCPUAllocator() != nullptr; }
+"""
+
+
+def test_without_cmake_the_compiler_is_enough(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same interface as by CMake. Without optimisation, and the backend is the stand-in with a little of torch."""
+    shutil.copytree(CAPI, tmp_path / "capi")
+    stand_in = (HERE / "capi_stand_in.cpp").read_text()
+    (tmp_path / "capi" / "src" / "backend_torch.cpp").write_text(stand_in + OF_TORCH)
+    monkeypatch.setattr(building, "SOURCES", tmp_path / "capi")
+    monkeypatch.setattr(building, "COMMON_FLAGS", [flag.replace("-O3", "-O0") for flag in building.COMMON_FLAGS])
     made = build_capi(tmp_path, cmake=False)
     assert {"libsciops.so", "libsciops_torch.so"} <= {path.name for path in made}
-    assert (tmp_path / "include" / "sciops.h").exists() and (tmp_path / "include" / "sciops.f90").exists()
-    symbols = run("nm", "-D", "--defined-only", str(tmp_path / "lib" / "libsciops.so"))
-    offered = {line.split()[-1] for line in symbols.splitlines() if " T " in line}
     declared = {f"sciops_{name}" for name in (
         "load", "free", "describe", "channels", "is_linear", "accepts", "solve", "setup", "apply",
         "preconditioner_free", "fcg", "last_error", "version",
     )}  # fmt: skip
-    assert offered == declared
+    for lib in (tmp_path / "lib", library):
+        assert (lib.parent / "include" / "sciops.h").exists() and (lib.parent / "include" / "sciops.f90").exists()
+        symbols = run("nm", "-D", "--defined-only", str(lib / "libsciops.so"))
+        assert {line.split()[-1] for line in symbols.splitlines() if " T " in line} == declared
+    with Library(tmp_path / "lib").load(write_artefact(tmp_path / "a.sciops", "operator")) as model:
+        assert model.solve(np.ones((2, 5, 7)))[0].min() == 3.0
 
 
 def test_no_compiler_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
