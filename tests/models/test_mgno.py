@@ -2,11 +2,7 @@
 
 import copy
 import io
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,8 +19,8 @@ from sciops.models.mgno import (
     mgno_navier_stokes,
     parse_iterations,
 )
+from sciops.models.unet import UNet
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZES = [64, 85, 101, 128, 129, 141, 211, *(pytest.param(n, marks=pytest.mark.slow) for n in (256, 421))]
 FIVE = ("11", "10", "10", "10", "20")
 
@@ -360,26 +356,23 @@ def test_built_from_class_paths() -> None:
         assert isinstance(parser.instantiate(config).model, kind)
 
 
-COMPILES = """
-import torch
-from sciops.models.mgno import MgNO, mgno_darcy, mgno_darcy_smooth, mgno_helmholtz, mgno_navier_stokes
-from sciops.models.unet import UNet
-it = ("11", "10", "20")
-for n, build in (
-    (21, lambda: MgNO(width=3, layers=2, iterations=it, bc=("dirichlet", "neumann"))),
-    (16, lambda: MgNO(width=3, layers=2, iterations=it, bc="periodic", layout="cell", restrict_residual=False)),
-    (16, lambda: mgno_darcy(1, 1, 3, 2, it)), (21, lambda: mgno_darcy_smooth(1, 1, 3, 2, it, 21)),
-    (16, lambda: mgno_navier_stokes(1, 1, 3, 2, it, 16)), (23, lambda: mgno_helmholtz(1, 1, 3, 2, it, 23)),
-    (21, lambda: UNet(width=4, levels=3, bc="neumann")),
-):
-    torch.manual_seed(0)
-    model = build()
-    x = torch.randn(1, 1, n, n)
+IT = ("11", "10", "20")
+
+
+@pytest.mark.parametrize(
+    ("n", "build"),
+    [
+        (21, lambda: MgNO(width=3, layers=2, iterations=IT, bc=("dirichlet", "neumann"))),
+        (16, lambda: MgNO(width=3, layers=2, iterations=IT, bc="periodic", layout="cell", restrict_residual=False)),
+        (16, lambda: mgno_darcy(1, 1, 3, 2, IT)),
+        (21, lambda: mgno_darcy_smooth(1, 1, 3, 2, IT, 21)),
+        (16, lambda: mgno_navier_stokes(1, 1, 3, 2, IT, 16)),
+        (23, lambda: mgno_helmholtz(1, 1, 3, 2, IT, 23)),
+        (21, lambda: UNet(width=4, levels=3, bc="neumann")),
+    ],
+    ids=["own", "periodic", "darcy", "darcy-smooth", "navier-stokes", "helmholtz", "unet"],
+)
+def test_compiles_to_one_graph(n: int, build: Callable[[], nn.Module]) -> None:
+    model, x = build(), torch.randn(1, 1, n, n)
     torch._dynamo.reset()
     assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(x), model(x))
-"""
-
-
-def test_compiles_to_one_graph() -> None:
-    """In a process without the type-checking import hook, whose wrappers are no part of the models."""
-    subprocess.run([sys.executable, "-c", COMPILES], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
