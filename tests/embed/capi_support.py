@@ -174,6 +174,13 @@ def laplacian(*shape: int, coefficient: np.ndarray | None = None, walls: bool = 
     return out
 
 
+def rough(*shape: int) -> np.ndarray:
+    """A matrix with coefficients over four decades and a hole."""
+    a = 10.0 ** np.random.default_rng(0).uniform(-2, 2, shape)
+    a[tuple(slice(m // 3, m // 2) for m in shape)] = 0
+    return laplacian(*shape, coefficient=a)
+
+
 def product(matrix: np.ndarray, x: np.ndarray) -> np.ndarray:
     """A x of a matrix in the form of sciops_setup."""
     y = matrix[0] * x

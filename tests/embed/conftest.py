@@ -97,6 +97,7 @@ def artefact(name: str) -> Callable[[Workshop], Path]:
 multigrid_2d = artefact("multigrid_2d")
 multigrid_double = artefact("multigrid_double")
 multigrid_3d = artefact("multigrid_3d")
+multigrid_3d_finest = artefact("multigrid_3d_finest")
 direction_2d = artefact("direction_2d")
 operator_2d = artefact("operator_2d")
 stepper_2d = artefact("stepper_2d")
