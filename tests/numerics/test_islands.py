@@ -220,6 +220,18 @@ def test_patience() -> None:
     assert not watched(slow, patience=np.inf).weak
 
 
+def test_a_first_cycle_is_left_early_where_it_would_miss_the_target() -> None:
+    """At step 4 with a rate that makes 30 steps in all: too many for a target of 20, few enough without one."""
+    history = [10 ** (-8 * n / 30) for n in range(21)]
+    assert watched(history[:5], 20).weak
+    assert not watched(history[:5], 25).weak
+    assert not watched(history[:5]).weak
+    # Nothing is left early for which there is no other cycle, nor where that one would come too late.
+    assert not watched(history[:5], 20, np.inf).weak
+    late = [*(10 ** (-8 * n / 20) for n in range(9)), *(10 ** (-8 * (8 + n / 2) / 20) for n in range(1, 5))]
+    assert not watched(late, 20).weak
+
+
 def test_cycles_are_repeated_where_the_target_is_out_of_reach() -> None:
     """20 steps to 1e-8 need a mean rate of 0.4; a slower one is made up for by as many cycles as it takes."""
     for rate, times in ((0.3, 1), (0.45, 2), (0.6, 3), (0.9, 4)):

@@ -139,6 +139,8 @@ HARD = {
     "plume, 3-D": (Pressure(ndim=3, scene="plume"), (27, 25, 12), 300),
     "channels": (HighContrast(family="channels"), (93, 35), 559),
     "inclusions ×1e6": (HighContrast(family="inclusions", contrast=1e6), (18, 82), 811),
+    "cut cells": (Pressure(fractional=True), (66, 17), 650),
+    "moving solids, ρ 1:1000": (Pressure(scene="moving_solids", contrast=1e3), (74, 54), 598),
     "anisotropy, 3-D": (HighContrast(ndim=3, family="anisotropy"), (25, 23, 27), 978),
 }
 """Draws on which one cycle per step takes 21 to 30 iterations."""
@@ -152,6 +154,17 @@ def test_hard_draws_stay_within_the_target(name: str) -> None:
     answer = solver.solve(solver.setup(A), b, tol=1e-8, maxiter=20)
     assert answer.status == [Status.OK]
     assert float(answer.residual[0]) <= 1e-7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("contrast", [1e3, 1e6])
+def test_stiff_balls_in_three_dimensions(contrast: float, seed: int) -> None:
+    """Balls 8 to 23 cells wide, tied to their neighbours on all coarse grids."""
+    A = matrix((96, 96, 96), seed, family="inclusions", contrast=contrast)
+    solver = BoxMultigrid()
+    answer = solver.solve(solver.setup(A), noise(A), tol=1e-8, maxiter=16)
+    assert answer.status == [Status.OK]
 
 
 def test_one_cycle_per_step_if_no_target_is_given() -> None:

@@ -26,6 +26,8 @@ SWEEPS = 3
 """Of aggregation on trial: the kernels fuse them, so that a third costs less than the steps that it saves."""
 SURE, SOON, LAST = 8, 5, 4
 """Steps after which the rate of a cycle is trusted: of a first one, of one that took over, and after a change."""
+BEYOND = 1.4
+"""Share of the target that a first cycle may seem to need in all: sweeps can still save what is above 1."""
 EARLY, SHORT, AIM = 1.15, 0.95, 0.85
 """Shares of the steps that are left: a cycle that needs more than EARLY of them, or from step SURE on more than SHORT,
 is made strong enough for AIM."""
@@ -172,14 +174,20 @@ class Watcher:
         self.weak, self.changed = False, 0
 
     def __call__(self, out: Outcome) -> bool:
-        n, cycle = out.iterations - self.changed, self.cycle
+        n = out.iterations - self.changed
         if n < LAST:
             return False
-        if n % 4 == 0 and steps_left(out.history, self.tol, 3) * cycle.times > self.patience:
+        if n % 4 == 0 and self._hopeless(out):
             self.weak = True
         elif self.target is not None and not self._outlier(out) and n >= self._patient():
             self._strengthen(out, self.target - self.done - out.iterations)
         return self.weak
+
+    def _hopeless(self, out: Outcome) -> bool:
+        """Will a cycle that may be given up cost more than another one, or miss the target that this one could meet?"""
+        left = steps_left(out.history, self.tol, 3)
+        missed = self.target is not None and out.iterations + left > BEYOND * self.target >= 2 * BEYOND * out.iterations
+        return left * self.cycle.times > self.patience or (missed and self.patience < math.inf)
 
     def _patient(self) -> int:
         return LAST if self.changed else SOON if self.done else SURE
