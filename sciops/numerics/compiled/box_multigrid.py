@@ -164,9 +164,11 @@ class Trial:
 class Watcher:
     """Looks at the residuals of a run: gives the cycle up (`weak`), or makes it stronger for all further steps.
 
-    The first is asked every fourth step, with the rate of the last three. The second is asked from step SURE on (in one
-    that took over from another cycle: SOON), with the mean rate since the start or since the last change: the cycle
-    gets stronger until, by that rate, the run ends within `target` steps, the `done` ones before it included.
+    The first is asked every fourth step, with the rate of the last three: by that, a cycle that may be given up would
+    take more than `patience` further steps or, asked in the first half of the target, end far beyond that. The second
+    is asked from step SURE on (in one that took over from another cycle: SOON), with the mean rate since the start or
+    since the last change: the cycle gets stronger until, by that rate, the run ends within `target` steps, the `done`
+    ones before it included.
     """
 
     def __init__(self, cycle: RepeatedCycle, tol: float, target: int | None, done: int, patience: float) -> None:
