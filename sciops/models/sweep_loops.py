@@ -41,10 +41,10 @@ def split(theta: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
 
 def forward(x: Tensor, t: Tensor, theta: Tensor, sizes: Sequence[int], plan: Sequence[int]) -> tuple[Tensor, Tensor]:
     """The channels (1 + k, N, c) and what the way back needs."""
-    from sciops.numerics.compiled import tanh_sweep, tiles
+    from sciops.numerics.compiled import tanh_sweep
 
     out = x.new_empty(_shape(x, t, sizes))
-    store = _room(tiles.whole(len(x), x.element_size()) * len(out) * sum(sizes[1:-1]), x)
+    store = _room(_kept(x, t, sizes), x)
     tanh_sweep.forward(*_arguments(x, t, theta, sizes, plan), store.numpy(), out.numpy())
     return out, store
 
@@ -62,6 +62,14 @@ def backward(
 
 def _shape(x: Tensor, t: Tensor, sizes: Sequence[int]) -> tuple[int, int, int]:
     return 1 + len(t), len(x), sizes[-1]
+
+
+def _kept(x: Tensor, t: Tensor, sizes: Sequence[int]) -> int:
+    """Numbers that the way back needs; channels that are the same at all points are made again."""
+    from sciops.numerics.compiled.tiles import whole
+
+    opened = sizes[1] * (1 if t.shape[1] != len(x) else 1 + len(t))
+    return whole(len(x), x.element_size()) * (opened + (1 + len(t)) * sum(sizes[2:-1]))
 
 
 def _room(count: int, like: Tensor) -> Tensor:
@@ -113,10 +121,7 @@ def gradient(
 
 @channels.register_fake
 def _(x: Tensor, t: Tensor, theta: Tensor, sizes: Sequence[int], plan: Sequence[int]) -> tuple[Tensor, Tensor]:
-    from sciops.numerics.compiled.tiles import whole
-
-    out = x.new_empty(_shape(x, t, sizes))
-    return out, x.new_empty(whole(len(x), x.element_size()) * len(out) * sum(sizes[1:-1]))
+    return x.new_empty(_shape(x, t, sizes)), x.new_empty(_kept(x, t, sizes))
 
 
 @gradient.register_fake

@@ -44,8 +44,8 @@ class Sites:
 
     def residuals(self, table: dict[Key, Float[Tensor, "N c"]]) -> list[Float[Tensor, " N"]]:
         """One residual per equation from the derivatives of a trial function at the points."""
-        columns = {key: value[None].unbind(-1) for key, value in table.items()}
         count = len(self.problem.outputs)
+        columns = {key: [v.t()] if v.shape[1] == 1 else v[None].unbind(-1) for key, v in table.items()}
         d = Forward(self._leaf, [{key: value[j] for key, value in columns.items()} for j in range(count)])
         found = d.evaluate(self.problem.residual, lambda _: self._inputs)
         return [r[0] for r in (found if isinstance(found, tuple | list) else (found,))]

@@ -191,51 +191,61 @@ def _gather(rows, a, out):
         panel[n:] = 0
 
 
+@njit(cache=True, error_model="numpy")
+@no_type_check
+def _open(t, theta, p, m, out):
+    """Derivatives behind the first layer that are the same at all points: W t in every panel."""
+    points = BYTES // out.itemsize
+    for c in range(len(t)):
+        for j in range(m):
+            total = t[c, 0, 0] * theta[j * p]
+            for q in range(1, p):
+                total += t[c, 0, q] * theta[j * p + q]
+            out[((c + 1) * m + j) * points : ((c + 1) * m + j + 1) * points] = total
+
+
 @njit(cache=True, error_model="numpy", nogil=True, fastmath=FAST)
 @no_type_check
 def forward(x, t, theta, sizes, first, pairs, collapsed, store, out):
-    """All channels (1 + k, N, c) into `out`. `t` (k, N or 1, d) are the channels of x; `store` keeps what `backward`
-    needs, (1 + k) Σ widths numbers a point, N rounded up to whole panels."""
+    """All channels (1 + k, N, c) into `out`, of one hidden layer or more. `t` (k, N or 1, d) are the channels of x;
+    `store` keeps what `backward` needs: 1 + k numbers a neuron and point, one in the first layer where the channels are
+    the same at all points; N rounded up to whole panels."""
     depth, channels, count, points = len(sizes) - 1, len(t) + 1, len(x), BYTES // x.itemsize
-    each = channels * points
-    hidden, varying = each * sizes[1:depth].sum(), t.shape[1] == count
+    each, varying = channels * points, t.shape[1] == count
+    opened = (each if varying else points) * sizes[1]
+    hidden = opened + each * sizes[2:depth].sum()
     inputs, spread = _room(points * sizes[0], x), _room(each * sizes[1:].max(), x)
-    last, none = _room(each * sizes[depth], x), np.zeros(sizes.max(), x.dtype)
+    opening, last = _room(each * sizes[1], x), _room(each * sizes[depth], x)
+    none = np.zeros(sizes.max(), x.dtype)
+    p, m = sizes[0], sizes[1]
+    if not varying:
+        _open(t, theta, p, m, opening)
     for a in range(0, count, points):
-        n = min(points, count - a)
-        at, o = a // points * hidden, 0
+        n, at, o = min(points, count - a), a // points * hidden, 0
         for k in range(depth):
             p, m = sizes[k], sizes[k + 1]
-            size = each * m
-            z = last if k == depth - 1 else store[at : at + size]
-            if k == 0:
-                _gather(x, a, inputs)
-                combine(theta, o, p, 1, m, p, theta, o + m * p, inputs, z)
-            for c in range(1 if k == 0 else 0, channels):
+            z = opening if k == 0 else last if k == depth - 1 else store[at : at + each * m]
+            for c in range(channels):
                 own = z[c * m * points : (c + 1) * m * points]
+                bias, b = (none, 0) if c else (theta, o + m * p)
                 if k:
                     below = spread[c * p * points : (c + 1) * p * points]
-                    bias, b = (none, 0) if c else (theta, o + m * p)
                     combine(theta, o, p, 1, m, p, bias, b, below, own)
-                elif varying:
-                    _gather(t[c - 1], a, inputs)
-                    combine(theta, o, p, 1, m, p, none, 0, inputs, own)
-                else:
-                    for j in range(m):
-                        total = t[c - 1, 0, 0] * theta[o + j * p]
-                        for q in range(1, p):
-                            total += t[c - 1, 0, q] * theta[o + j * p + q]
-                        own[j * points : (j + 1) * points] = total
-            at += size
+                elif varying or c == 0:
+                    _gather(t[c - 1] if c else x, a, inputs)
+                    combine(theta, o, p, 1, m, p, bias, b, inputs, own)
             o += m * p + m
-            if k < depth - 1:
-                tanh(z[: m * points])
-                bend(z, spread, m * points, first, pairs, collapsed)
-            else:
+            if k == depth - 1:
                 for c in range(channels):
                     for j in range(m):
                         for i in range(n):
                             out[c, a + i, j] = z[(c * m + j) * points + i]
+                continue
+            tanh(z[: m * points])
+            bend(z, spread, m * points, first, pairs, collapsed)
+            if k == 0:
+                store[at : at + opened] = opening[:opened]
+            at += each * m if k else opened
 
 
 @njit(cache=True, error_model="numpy", nogil=True, fastmath=FAST)
@@ -243,11 +253,15 @@ def forward(x, t, theta, sizes, first, pairs, collapsed, store, out):
 def backward(x, t, theta, sizes, first, pairs, collapsed, store, slopes, gradient):
     """Adds the gradient in all parameters for the cotangents `slopes` (1 + k, N, c)."""
     depth, channels, count, points = len(sizes) - 1, len(t) + 1, len(x), BYTES // x.itemsize
-    each = channels * points
-    hidden, varying = each * sizes[1:depth].sum(), t.shape[1] == count
-    room = each * sizes[1:].max()
-    inputs, spread = _room(points * sizes[0], x), _room(room, x)
+    each, varying = channels * points, t.shape[1] == count
+    opened = (each if varying else points) * sizes[1]
+    hidden, room = opened + each * sizes[2:depth].sum(), each * sizes[1:].max()
+    inputs, opening, spread = _room(points * sizes[0], x), _room(each * sizes[1], x), _room(room, x)
     above, below, none = _room(room, x), _room(room, x), np.zeros(sizes.max(), x.dtype)
+    ones, totals = np.ones(points, x.dtype), np.zeros(channels * sizes[1], x.dtype)
+    p, m = sizes[0], sizes[1]
+    if not varying:
+        _open(t, theta, p, m, opening)
     for a in range(0, count, points):
         n, at, o = min(points, count - a), (a // points + 1) * hidden, theta.size
         m = sizes[depth]
@@ -260,31 +274,29 @@ def backward(x, t, theta, sizes, first, pairs, collapsed, store, slopes, gradien
         for k in range(depth - 1, -1, -1):
             p, m = sizes[k], sizes[k + 1]
             o -= m * p + m
-            for j in range(m):
-                total = above[j * points]
-                for i in range(1, points):
-                    total += above[j * points + i]
-                gradient[o + m * p + j] += total
+            correlate(above, m, ones, 1, 1, gradient, o + m * p)
             if k:
-                at -= each * p
+                at -= opened if k == 1 else each * p
                 for c in range(channels):
                     g = above[c * m * points : (c + 1) * m * points]
                     combine(theta, o, 1, p, p, m, none, 0, g, below[c * p * points : (c + 1) * p * points])
-                unbend(store[at : at + each * p], spread, p * points, first, pairs, collapsed, below)
+                z = opening if k == 1 else store[at : at + each * p]
+                if k == 1:
+                    opening[:opened] = store[at : at + opened]
+                unbend(z, spread, p * points, first, pairs, collapsed, below)
                 correlate(above, m, spread, p, channels, gradient, o)
                 above, below = below, above
                 continue
-            _gather(x, a, inputs)
-            correlate(above, m, inputs, p, 1, gradient, o)
-            for c in range(1, channels):
+            for c in range(channels):
                 own = above[c * m * points : (c + 1) * m * points]
-                if varying:
-                    _gather(t[c - 1], a, inputs)
+                if varying or c == 0:
+                    _gather(t[c - 1] if c else x, a, inputs)
                     correlate(own, m, inputs, p, 1, gradient, o)
-                    continue
-                for j in range(m):
-                    total = own[j * points]
-                    for i in range(1, points):
-                        total += own[j * points + i]
-                    for q in range(p):
-                        gradient[o + j * p + q] += total * t[c - 1, 0, q]
+                else:
+                    correlate(own, m, ones, 1, 1, totals, c * m)
+    p, m = sizes[0], sizes[1]
+    if not varying:
+        for c in range(1, channels):
+            for j in range(m):
+                for q in range(p):
+                    gradient[j * p + q] += totals[c * m + j] * t[c - 1, 0, q]
