@@ -40,8 +40,10 @@ class JointLoss:
 
     def __call__(self) -> Float[Tensor, ""]:
         total: Any = 0.0
-        for member in (*self.groups, *self.alone):
-            total = total + member.loss()
+        for group in self.groups:
+            total = total + group.loss()
+        for part in self.alone:
+            total = total + part.loss()
         return total
 
 

@@ -1,6 +1,7 @@
 """All layers as one operation: values, first and second gradients equal those of ordinary operations."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,7 +158,7 @@ def test_compiled_tanh(dtype: type) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(("rows", "inner"), [(1, 1), (4, 4), (7, 9), (11, 6)])
-def test_products_with_panels(dtype: type, rows: int, inner: int) -> None:
+def test_products_with_panels(dtype: Any, rows: int, inner: int) -> None:
     from sciops.numerics.compiled.tiles import BYTES, combine, correlate
 
     random, points, panels = np.random.default_rng(0), BYTES // np.dtype(dtype).itemsize, 3
