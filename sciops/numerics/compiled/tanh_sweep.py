@@ -216,24 +216,24 @@ def forward(x, t, theta, sizes, first, pairs, collapsed, store, out):
     hidden = opened + each * sizes[2:depth].sum()
     inputs, spread = _room(points * sizes[0], x), _room(each * sizes[1:].max(), x)
     opening, last = _room(each * sizes[1], x), _room(each * sizes[depth], x)
-    none = np.zeros(sizes.max(), x.dtype)
+    none, zero, one = np.zeros(sizes.max(), x.dtype), np.int64(0), np.int64(1)  # literals would compile calls again
     p, m = sizes[0], sizes[1]
     if not varying:
         _open(t, theta, p, m, opening)
     for a in range(0, count, points):
-        n, at, o = min(points, count - a), a // points * hidden, 0
+        n, at, o = min(points, count - a), a // points * hidden, zero
         for k in range(depth):
             p, m = sizes[k], sizes[k + 1]
             z = opening if k == 0 else last if k == depth - 1 else store[at : at + each * m]
             for c in range(channels):
                 own = z[c * m * points : (c + 1) * m * points]
-                bias, b = (none, 0) if c else (theta, o + m * p)
+                bias, b = (none, zero) if c else (theta, o + m * p)
                 if k:
                     below = spread[c * p * points : (c + 1) * p * points]
-                    combine(theta, o, p, 1, m, p, bias, b, below, own)
+                    combine(theta, o, p, one, m, p, bias, b, below, own)
                 elif varying or c == 0:
                     _gather(t[c - 1] if c else x, a, inputs)
-                    combine(theta, o, p, 1, m, p, bias, b, inputs, own)
+                    combine(theta, o, p, one, m, p, bias, b, inputs, own)
             o += m * p + m
             if k == depth - 1:
                 for c in range(channels):
@@ -259,6 +259,7 @@ def backward(x, t, theta, sizes, first, pairs, collapsed, store, slopes, gradien
     inputs, opening, spread = _room(points * sizes[0], x), _room(each * sizes[1], x), _room(room, x)
     above, below, none = _room(room, x), _room(room, x), np.zeros(sizes.max(), x.dtype)
     ones, totals = np.ones(points, x.dtype), np.zeros(channels * sizes[1], x.dtype)
+    zero, one = np.int64(0), np.int64(1)  # literals would compile calls again
     p, m = sizes[0], sizes[1]
     if not varying:
         _open(t, theta, p, m, opening)
@@ -274,12 +275,12 @@ def backward(x, t, theta, sizes, first, pairs, collapsed, store, slopes, gradien
         for k in range(depth - 1, -1, -1):
             p, m = sizes[k], sizes[k + 1]
             o -= m * p + m
-            correlate(above, m, ones, 1, 1, gradient, o + m * p)
+            correlate(above, m, ones, one, one, gradient, o + m * p)
             if k:
                 at -= opened if k == 1 else each * p
                 for c in range(channels):
                     g = above[c * m * points : (c + 1) * m * points]
-                    combine(theta, o, 1, p, p, m, none, 0, g, below[c * p * points : (c + 1) * p * points])
+                    combine(theta, o, one, p, p, m, none, zero, g, below[c * p * points : (c + 1) * p * points])
                 z = opening if k == 1 else store[at : at + each * p]
                 if k == 1:
                     opening[:opened] = store[at : at + opened]
@@ -291,9 +292,9 @@ def backward(x, t, theta, sizes, first, pairs, collapsed, store, slopes, gradien
                 own = above[c * m * points : (c + 1) * m * points]
                 if varying or c == 0:
                     _gather(t[c - 1] if c else x, a, inputs)
-                    correlate(own, m, inputs, p, 1, gradient, o)
+                    correlate(own, m, inputs, p, one, gradient, o)
                 else:
-                    correlate(own, m, ones, 1, 1, totals, c * m)
+                    correlate(own, m, ones, one, one, totals, c * m)
     p, m = sizes[0], sizes[1]
     if not varying:
         for c in range(1, channels):
