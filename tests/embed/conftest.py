@@ -15,6 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import artefact_makers
 
 CAPI = artefact_makers.ROOT / "sciops" / "embed"
+# For what tests start: workers share the cores, so that ranks had better not spin, and nothing is compiled for GPUs.
+os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+os.environ.setdefault("TORCH_WARM_POOL", "0")
 
 
 class Workshop:
