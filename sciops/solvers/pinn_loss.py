@@ -1,7 +1,6 @@
 """The loss of a first-order method: rows of one network are evaluated together."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -39,12 +38,8 @@ class JointLoss:
                 self.groups.append(_Group(part))
 
     def __call__(self) -> Float[Tensor, ""]:
-        total: Any = 0.0
-        for group in self.groups:
-            total = total + group.loss()
-        for part in self.alone:
-            total = total + part.loss()
-        return total
+        first, *others = [*(group.loss() for group in self.groups), *(part.loss() for part in self.alone)]
+        return sum(others, first)
 
 
 class _Group:
@@ -81,7 +76,6 @@ class _Group:
             return self.parts[0].loss_of(table)
         sizes = [len(part.x) for part in self.parts]
         pieces = {key: value.split(sizes) for key, value in table.items()}
-        total: Any = 0.0
-        for k, part in enumerate(self.parts):
-            total = total + part.loss_of({key: pieces[key][k] for key in part.request})
-        return total
+        losses = (part.loss_of({key: pieces[key][k] for key in part.request}) for k, part in enumerate(self.parts))
+        first, *others = losses
+        return sum(others, first)

@@ -153,7 +153,8 @@ class TrialRows(ParameterRows):
 
     def loss_of(self, table: dict[Key, Float[Tensor, "N c"]]) -> Float[Tensor, ""]:
         """½‖r‖² from the derivatives at the points."""
-        return 0.5 * sum((r.square().sum() for r in self.scaled(table)), self.x.new_zeros(()))
+        first, *others = (r.square().sum() for r in self.scaled(table))
+        return 0.5 * sum(others, first)
 
 
 class EquationRows(TrialRows):
@@ -196,7 +197,8 @@ class ValueRows(TrialRows):
         self.scale = scale if self.factor is None else scale * self.factor
 
     def rows(self, table: dict[Key, Float[Tensor, "N c"]]) -> Sequence[Float[Tensor, " N"]]:
-        return [self.sign * table[self.order][:, self.channel] - self.data]
+        values = table[self.order][:, self.channel]
+        return [(values if self.sign == 1 else self.sign * values) - self.data]
 
 
 class MeanRows(ParameterRows):
