@@ -1,4 +1,8 @@
-"""The compiled loops of tanh networks as operations of torch, which `torch.compile` calls and does not look into."""
+"""The compiled loops of tanh networks as operations of torch, which `torch.compile` calls and does not look into.
+
+Compiled graphs outlive a change of this file in the compiler's cache on the disk: where the sizes of what an operation
+returns change, its name has to change too.
+"""
 
 import weakref
 from collections.abc import Sequence
@@ -105,13 +109,13 @@ def _constants(sizes: tuple[int, ...], plan: tuple[int, ...]) -> tuple[Any, ...]
     return np.array(sizes), plan[0], np.array(plan[2:], dtype=np.int64), plan[1]
 
 
-@torch.library.custom_op("sciops::tanh_sweep", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("sciops::tanh_channels", mutates_args=(), device_types="cpu")
 def channels(x: Tensor, t: Tensor, theta: Tensor, sizes: Sequence[int], plan: Sequence[int]) -> tuple[Tensor, Tensor]:
     """`forward` in a compiled graph."""
     return forward(x, t, theta, sizes, plan)
 
 
-@torch.library.custom_op("sciops::tanh_sweep_backward", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("sciops::tanh_gradient", mutates_args=(), device_types="cpu")
 def gradient(
     x: Tensor, t: Tensor, theta: Tensor, sizes: Sequence[int], plan: Sequence[int], store: Tensor, slopes: Tensor
 ) -> Tensor:

@@ -185,4 +185,4 @@ def test_operations_of_the_loops() -> None:
     h, t = net.embedding.carry(x, unit_seeds(plan, x), plan)
     theta = sweep_loops.joined(list(net.weights), list(net.biases)).detach().requires_grad_(True)
     given = (h, t, theta, [3, 5, 5, 5, 2], sweep_loops.described(plan))
-    torch.library.opcheck(torch.ops.sciops.tanh_sweep, given)
+    torch.library.opcheck(torch.ops.sciops.tanh_channels, given)
