@@ -26,9 +26,9 @@ SWEEPS = 3
 """Of aggregation on trial: the kernels fuse them, so that a third costs less than the steps that it saves."""
 SURE, SOON, LAST = 8, 5, 4
 """Steps after which the rate of a cycle is trusted: of a first one, of one that took over, and after a change."""
-BEYOND = 1.4
+BEYOND = 1.35
 """Share of the target that a first cycle may seem to need in all: sweeps can still save what is above 1."""
-EARLY, SHORT, AIM = 1.15, 0.95, 0.85
+EARLY, SHORT, AIM = 1.15, 0.9, 0.8
 """Shares of the steps that are left: a cycle that needs more than EARLY of them, or from step SURE on more than SHORT,
 is made strong enough for AIM."""
 SMALL = 2**16

@@ -87,9 +87,9 @@ class Islands:
         matrix = *faces, *faces[:1] * (3 - len(faces)), strides, sink
         stiff = kernels.stiff_cells(*matrix, limits)
         margins = np.maximum(np.ceil(REACH * np.diff(starts) ** (1 / len(space))), 2).astype(np.int64)
-        found = kernels.extend(starts, members, *matrix, stiff, margins, SWEEPS, OMEGA)
-        self.columns = Columns(*found[:3], sink.size)
-        self.products = Columns(*found[3:], sink.size)
+        *columns, row_starts, rows, values = kernels.extend(starts, members, *matrix, stiff, margins, SWEEPS, OMEGA)
+        self.columns = Columns(columns[0], columns[1], columns[2], sink.size)
+        self.products = Columns(row_starts, rows, values, sink.size)
         self.count = count
         E = (self.products.to_scipy().T @ self.columns.to_scipy().tocsr()).toarray()
         self.inverse = _pseudo_inverse((E + E.T) / 2)
