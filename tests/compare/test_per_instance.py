@@ -253,7 +253,9 @@ def test_fields_of_the_pictures_prefer_successes(tmp_path):
 
 def test_memory_is_that_of_the_cases_a_solver_sees_at_once(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("sciops.compare.run.peak_memory", lambda solver, cases, *rest: seen.append(len(cases.seeds)) or 1.0)
+    monkeypatch.setattr(
+        "sciops.compare.run.peak_memory", lambda solver, cases, *rest: seen.append(len(cases.seeds)) or 1.0
+    )
     chosen = plan(contestant("P", test_cases=3), replace(DIRECT, test_cases=3), memory=True, batch=4, metrics=("max",))
     run(chosen, data(n=5, a=[2.0, 3.0]), tmp_path)
     assert seen == [1, 3]
