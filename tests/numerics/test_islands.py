@@ -147,7 +147,9 @@ def test_what_islands_are_balanced_for_is_what_slows_the_cycle_down(contrast: fl
     plain = conjugate_gradients(system, hierarchy, b)
     balanced = conjugate_gradients(system, BalancedCycle(islands_of(A), hierarchy), b)
     assert balanced.status is Status.OK
-    assert balanced.iterations <= 14 <= plain.iterations
+    # Eigenvalues in [0.4, 1] would mean 12 steps; float32 cycles lose a few at contrasts beyond its digits.
+    assert balanced.iterations <= min(18, plain.iterations)
+    assert contrast < 1e9 or 4 * balanced.iterations < plain.iterations
     # A tiny eigenvalue: a ball that coarse cells tie to its neighbours.
     assert ritz_values(plain.alphas, plain.betas)[0] < 1e-3
     assert ritz_values(balanced.alphas, balanced.betas)[0] > 0.4

@@ -44,17 +44,17 @@ class System(ABC):
 class FaceSystem(System):
     """System i of a `FaceOperator` in 1, 2 or 3 dimensions: diagonal and one weight array per axis.
 
-    `faces[axis]`, `sink`, `diagonal` have shape `space`; they are float32 where that loses no digit (weights of voxel
-    solids), else float64. Cost of a product: one pass, d + 3 arrays. `active` (*space) marks the cells with a row.
+    `faces[axis]`, `sink`, `diagonal` have shape `space`; all are float32 where that loses no digit (weights of voxel
+    solids), else float64: loops are compiled for the one or the other. Cost of a product: one pass, d + 3 arrays.
+    `active` (*space) marks the cells with a row.
     """
 
     def __init__(self, A: FaceOperator, i: int = 0) -> None:
         self.space = A.space
         if len(self.space) > 3:
             raise UsageError(f"Compiled systems have 1 to 3 dimensions; got {len(self.space)}.")
-        self.faces = tuple(narrowed(w[i]) for w in A.faces)
-        self.sink = narrowed(A.sink[i])
-        self.diagonal = narrowed(A.diagonal()[i])
+        self.diagonal, self.sink, *faces = narrowed(A.diagonal()[i], A.sink[i], *(w[i] for w in A.faces))
+        self.faces = tuple(faces)
         self.active = self.diagonal > 0
         self.singular = A.nullspace is not None
         self.masked = not bool(self.active.all())
@@ -175,12 +175,10 @@ def is_shared(A: LinearOperator) -> bool:
     return False
 
 
-def narrowed(a: Tensor) -> np.ndarray:
-    """A contiguous float32 copy if it has the same values, else float64."""
-    wide = np.ascontiguousarray(a.detach().cpu().numpy())
-    if wide.dtype == np.float32:
-        return wide.copy()
-    narrow = np.empty(wide.shape, np.float32)
-    if kernels.narrow(wide.reshape(-1), narrow.reshape(-1)):
+def narrowed(*tensors: Tensor) -> list[np.ndarray]:
+    """Contiguous float32 copies if all have the same values, else float64."""
+    wide = [np.ascontiguousarray(a.detach().cpu().numpy()) for a in tensors]
+    narrow = [np.empty(a.shape, np.float32) for a in wide]
+    if all(kernels.narrow(a.reshape(-1), b.reshape(-1)) for a, b in zip(wide, narrow, strict=True)):
         return narrow
-    return wide.astype(np.float64)
+    return [a.astype(np.float64) for a in wide]
