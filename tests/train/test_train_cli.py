@@ -209,12 +209,18 @@ def test_names_and_overrides() -> None:
             "--model.init_args.net.init_args.width=8",
             "--model.loss.class_path",
             "a.B",
+            "--model.init_args.sampler.init_args.batch",
+            "5",
             "--model.init_args.lr",
             "1",
         ]
     )
     assert rest == ["fit", "--model.init_args.lr", "1"]
-    assert nested == [("net.init_args.width", "8"), ("loss.class_path", "a.B")]
+    assert nested == [
+        ("net.init_args.width", "8"),
+        ("loss.class_path", "a.B"),
+        ("sampler.init_args.batch", "5"),
+    ]
     with pytest.raises(UsageError, match="needs a value"):
         split_overrides(["--model.net.init_args.width"])
 
