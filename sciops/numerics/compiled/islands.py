@@ -69,8 +69,8 @@ class Islands:
     above the gap. A function that is constant on it, zero on other stiff parts and harmonic in between has an energy of
     the soft weights only: the slow modes of multigrid cycles, whose coarse cells tie an island to what is near. The
     indicator alone jumps at the rim and has many times that energy, and the cycle cannot mend that where it ties; so
-    columns fall off over some layers of soft cells (REACH), by SWEEPS of over-relaxation. Cost, once and per use: some passes
-    over the islands and those layers. Memory: 16 bytes for each of their cells.
+    columns fall off over some layers of soft cells (REACH), by SWEEPS of over-relaxation. Cost, once and per use: some
+    passes over the islands and those layers. Memory: 16 bytes for each of their cells.
     """
 
     def __init__(self, system: FaceSystem, labels: np.ndarray, count: int, threshold: float) -> None:
